@@ -61,7 +61,7 @@ def test_version_is_that_of_the_project(project: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("package", ["miniagents", "miniagents_testing"])
 def test_package_has_a_py_typed_file(package: str) -> None:
-    """Type checkers read the annotations of a package only if it has the file `py.typed`."""
+    """The package has the file `py.typed`, without which type checkers do not read its annotations."""
     assert resources.files(package).joinpath("py.typed").is_file()
 
 
@@ -150,7 +150,7 @@ def test_cassettes_need_only_what_their_extra_names(project: dict[str, Any], tmp
 
 
 def test_extra_testing_has_all_that_cassettes_need(project: dict[str, Any]) -> None:
-    """The extra `testing` is the extra `cassettes` and more."""
+    """The extra `testing` of the package includes the extra `cassettes`."""
     assert "miniagents[cassettes]" in project["optional-dependencies"]["testing"]
 
 

@@ -117,7 +117,7 @@ async def test_await_starts_the_next_agent_after_the_one_before() -> None:
 
 
 async def test_clear_drops_the_messages_sent_so_far() -> None:
-    """The agent after a `CLEAR` in a chain is sent no messages."""
+    """In a chain, the agent after a `CLEAR` is sent no messages, in each round."""
     heard: list[list[str]] = []
     await achain_loop([echo, AWAIT, CLEAR, speaker("a", heard), AWAIT], "dropped")
     assert heard == [[], [], []]

@@ -111,7 +111,7 @@ def check_last_request(llm: ScriptedLLM) -> str:
 
 
 async def test_refusal_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """A refusal is logged as information: nothing has gone wrong."""
+    """A refused call is logged once, at level INFO, with the reason: nothing has gone wrong."""
     with caplog.at_level(logging.INFO, "miniagents.tools"):
         async with MiniAgents():
             await ScriptedLLM([deletes("a"), "done"]).agent(tools=Files(refusing).tools).trigger("Hi")
@@ -381,7 +381,7 @@ def test_approver_must_need_no_arguments() -> None:
 
 
 async def test_agent_as_a_tool_can_need_an_approval() -> None:
-    """An agent as a tool is asked about like a function."""
+    """An agent that is a tool with `approve=` runs, as a function does, when its approver grants the call."""
 
     @miniagent
     async def cleaner(ctx: InteractionContext, folder: str) -> None:

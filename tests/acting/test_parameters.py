@@ -353,6 +353,6 @@ def test_toolset_keeps_order_and_dicts_untouched() -> None:
 
 
 def test_tool_shows_its_name_in_its_repr() -> None:
-    """The repr of a tool is short and names it."""
+    """The repr of a tool has the tool's class and name only, as in `<FunctionTool get_weather>`."""
     made: Tool = tool(get_weather)
     assert repr(made) == "<FunctionTool get_weather>"

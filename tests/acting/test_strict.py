@@ -199,7 +199,7 @@ def test_a_type_without_a_strict_form_is_refused_with_its_field(type_: Any, fiel
 
 
 def test_the_field_of_a_nested_type_without_strict_form_is_named_by_its_model() -> None:
-    """The error of a nested model names that model and its field."""
+    """If a field of a nested model has no strict schema, the error names that inner model and the field."""
 
     class Inner(BaseModel):
         tags: dict[str, str]

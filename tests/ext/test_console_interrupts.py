@@ -304,7 +304,7 @@ def test_provider_error_is_one_line_and_the_message_can_be_sent_again(tmp_path: 
 
 @both
 def test_message_is_stored_again_if_it_was_changed_after_an_error(tmp_path: Path, args: list[str]) -> None:
-    """A failed message that the user changes is a new message."""
+    """If the user changes a message that was answered by an error, the history has both the old and the new message."""
     with Terminal(tmp_path, *args) as terminal:
         terminal.expect("USER: ")
         terminal.press("busy\r")

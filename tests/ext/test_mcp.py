@@ -271,7 +271,7 @@ async def test_arguments_that_are_no_object_are_told(arguments: str) -> None:
 
 @pytest.mark.parametrize("arguments", ["", "null", " {} "])
 async def test_no_arguments_may_be_blank(arguments: str) -> None:
-    """Blank arguments and `null` are those of a tool without parameters."""
+    """A call of a tool without parameters succeeds with blank arguments, `null`, or an empty object."""
     async with client_of("memory") as client:
         (result,) = await results_of(await mcp_tools(client), ("only_structured", arguments))
     assert not result.is_error
@@ -365,13 +365,13 @@ async def test_client_must_be_a_client(client: Any) -> None:
 
 
 async def test_client_must_be_open() -> None:
-    """A client that was not opened is an error at once."""
+    """`mcp_tools` raises a `RuntimeError` for an MCP client that was not opened."""
     with pytest.raises(RuntimeError):
         await mcp_tools(mcp.Client(MCPServer("closed")))
 
 
 async def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package mcp, the error says how to install it."""
+    """Without the package `mcp`, `mcp_tools` raises an `ImportError` that says how to install it."""
     monkeypatch.setitem(sys.modules, "mcp", None)
     no_client: Any = None  # there is none without the package
     with pytest.raises(ImportError, match=re.escape(install_line("mcp"))):

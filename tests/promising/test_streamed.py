@@ -171,7 +171,7 @@ async def test_copy_of_a_reader_is_refused(method: str) -> None:
 
 
 async def test_await_reads_an_on_demand_source_to_its_end() -> None:
-    """Awaiting the result is a demand for all pieces."""
+    """If a stream works on demand, awaiting its promise reads the source to the end and gives all pieces."""
     async with PromisingContext(start_everything_soon_by_default=False):
         assert await StreamedPromise(Source(5)) == (0, 1, 2, 3, 4)
 

@@ -151,7 +151,7 @@ class TestSplitAtDashes(SplitterConformance):
 
 
 async def test_check_join_split_passes_for_the_frameworks_functions() -> None:
-    """`join_messages` and `split_messages` pass the check."""
+    """`check_join_split` passes for `join_messages` and `split_messages` of MiniAgents."""
     await check_join_split(join_messages, split_messages, ["one", "two\nlines", "é😀"])
 
 

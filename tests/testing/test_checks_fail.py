@@ -413,7 +413,7 @@ async def test_check_tool_order_fails_for_other_results() -> None:
 
 
 async def test_check_tool_errors_fails_for_a_loop_that_raises() -> None:
-    """A loop that an exception of a tool ends is reported."""
+    """`check_tool_errors` reports a loop that ends with the exception of a tool."""
     found = await failure(checks.check_tool_errors(loop_with(lambda _, settings: settings.update(tool_errors="raise"))))
     assert "a loop whose tools fail" in found
     assert "ValueError: broken" in found

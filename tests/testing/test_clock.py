@@ -318,7 +318,7 @@ def test_clock_follows_real_time_while_a_task_polls_slowly(monkeypatch: pytest.M
 
 
 def test_clock_stands_still_for_turns_that_are_few() -> None:
-    """A hundred thousand turns in a row take no virtual time."""
+    """In virtual time, nearly 100,000 turns of the loop in a row take no time."""
 
     async def take_turns() -> float:
         for _ in range(99_990):

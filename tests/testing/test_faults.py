@@ -220,7 +220,7 @@ def test_fault_keeps_chunks_held() -> None:
 
 
 def test_fault_can_be_applied_to_several_streams() -> None:
-    """A fault keeps no state of one stream for the next one."""
+    """A fault that is applied twice to one stream makes the same changed stream both times: it keeps no state."""
     for fault in (faults.cut(after=2), faults.gzipped(missing=4), faults.malformed(at=3), faults.stall(1, after=2)):
         assert fault(STREAM) == fault(STREAM) != STREAM
 
@@ -260,6 +260,6 @@ def test_faults_at_events_and_bytes_do_not_depend_on_cuts(places: list[int], at:
     ],
 )
 def test_faults_refuse_wrong_arguments(make: Any, message: str) -> None:
-    """A wrong argument raises a `ValueError` that names it."""
+    """A fault made with a wrong argument, such as a negative place, raises a `ValueError` that names the argument."""
     with pytest.raises(ValueError, match=message):
         make()

@@ -228,7 +228,7 @@ async def test_agent_raises_the_typed_error_of_a_fault_with_the_partial_message(
 
 
 async def test_anthropic_agent_raises_the_same_errors_for_faults() -> None:
-    """An agent on Anthropic's client understands the same error bodies."""
+    """On Anthropic's client, the faults `overloaded` and `rate_limit` raise the errors that they raise on OpenAI's."""
     script = ScriptedLLM("one two three").transport()
     with inject(script, faults.overloaded(at=6), faults.rate_limit().on(2)) as transport:
         client = anthropic.AsyncAnthropic(api_key="k", http_client=httpx2.AsyncClient(transport=transport))

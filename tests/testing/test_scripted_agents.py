@@ -343,7 +343,7 @@ async def test_scripted_agent_retries_like_the_real_sdk(script: list[Any]) -> No
 
 @given(step=steps(), api=st.sampled_from(APIS), size=st.integers(1, 40))
 async def test_message_does_not_depend_on_chunk_sizes(step: Step, api: API, size: int) -> None:
-    """Chunks of any size give the same message or error."""
+    """If a scripted answer is cut into chunks of any size, the message and the class of error are the same."""
 
     def recut(stream: ResponseStream) -> ResponseStream:
         return cut_at(stream, range(0, len(stream.body), size))

@@ -143,7 +143,7 @@ async def test_each_retry_of_an_sdk_takes_a_step() -> None:
 
 
 async def test_sdks_can_list_models() -> None:
-    """Both SDKs list the scripted model."""
+    """The OpenAI and Anthropic clients of a `ScriptedLLM` list its one model, `scripted-model`."""
     llm = ScriptedLLM([])
     async with llm.openai_client() as client:
         assert [model.id async for model in client.models.list()] == ["scripted-model"]

@@ -234,7 +234,7 @@ def test_X1_each_text_below_a_secret_field_is_in_no_file(name: str, below: Any, 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_X1_the_texts_of_a_secret_field_with_a_plural_name_are_in_no_file(name: str) -> None:
-    """A name in the plural is secret if the singular is."""
+    """In forms and JSON, texts below a field with the plural of a secret name, as `tokens`, are redacted."""
     for plural in (f"{name}S" if name.isupper() else f"{name}s", f"{name}s[]"):
         assert SECRET.encode() not in Redaction({}).scrub_body(urlencode({plural: SECRET, "z": "1"}).encode())
     body = json.dumps({f"{name}s": {"db": SECRET}, f"my_{name}s": [SECRET], "z": "1"}).encode()

@@ -22,7 +22,7 @@ PLURAL = re.compile(r" (?:[a-z]+ )?[a-z]+s\b")
     ("count", "said"), [(0, "0 files were"), (1, "1 file was"), (2, "2 files were"), (1234, "1,234 files were")]
 )
 def test_counted_is_one_or_many(count: int, said: str) -> None:
-    """A number has its noun in the right form, and the verb if there is one."""
+    """`counted` joins a number and its noun, in the singular or the plural, with a verb if one is given."""
     assert counted(count, "file was", "files were") == said
     assert counted(count, "file") == said.rpartition(" ")[0]
 

@@ -290,7 +290,7 @@ async def test_W4_browser_that_leaves_stops_no_agent() -> None:
 
 @pytest.mark.parametrize(("keep_alive", "retry"), [(0, 1), (15, -1.0), (float("nan"), 1)])
 async def test_sse_refuses_times_that_cannot_work(keep_alive: float, retry: float) -> None:
-    """Times that are not above 0 are an error at the first event."""
+    """`sse` with a `keep_alive` or `retry` that is not above 0 raises a `ValueError` instead of its first event."""
     async with MiniAgents():
         with pytest.raises(ValueError, match="seconds above 0"):
             await anext(aiter(sse(pass_on.trigger("x"), keep_alive=keep_alive, retry=retry)))

@@ -103,7 +103,7 @@ def test_parameter_of_another_server_is_not_warned_of(
 
 
 def test_parameter_in_the_extra_body_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """What stands in `extra_body` was meant as it is."""
+    """A misspelled name inside of `extra_body` gets no warning: what stands there was meant as it is."""
     create_openai_agent("m", extra_body={"temprature": 1})
     assert not warnings_of(caplog)
 

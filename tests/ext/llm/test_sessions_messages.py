@@ -283,7 +283,7 @@ def test_outcome_has_the_fields_of_message_delta() -> None:
 
 
 def test_outcome_has_the_model_of_a_fallback_block() -> None:
-    """A fallback block names the model that continues the answer."""
+    """If an answer has a `fallback` block, its outcome names the model of that block, which continues the answer."""
     fallback = block(0, type="fallback", to={"model": "other"}, **{"from": {"model": "m"}})
     assert outcome(START, *fallback, *text(1, "a"), *end()).model == "other"
 

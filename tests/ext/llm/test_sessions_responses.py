@@ -165,7 +165,7 @@ def test_S37_session_streams_text_when_all_sequence_numbers_are_equal_or_invalid
 @pytest.mark.parametrize("place", range(len(PLAIN)))
 @pytest.mark.parametrize("number", [0, 50, -1, "7", None])
 def test_S37_one_wrong_sequence_number_changes_no_text(place: int, number: Any) -> None:
-    """One wrong sequence number at any place changes no text."""
+    """One event with a wrong sequence number, at any place of a stream, changes nothing in the text of the answer."""
     stream = list(PLAIN)
     stream[place] = {**stream[place], "sequence_number": number}
     assert outcome(*stream).content == "ab"

@@ -126,7 +126,7 @@ async def test_R1_replies_are_exact_and_can_be_read_again(shared_server: NatsSer
 
 
 async def test_R2_a_thousand_calls_on_two_workers_are_exact(shared_server: NatsServer, tmp_path: Path) -> None:
-    """1,000 calls at once give their replies, each run once."""
+    """Of 1,000 calls at once to two workers, each is run once, and gets the whole text of its reply."""
     runs = tmp_path / "runs"
     with worker(shared_server.url, runs), worker(shared_server.url, runs):
         async with MiniAgents():

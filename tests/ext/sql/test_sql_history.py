@@ -489,7 +489,7 @@ async def test_persist_to_stores_every_message_of_a_run_by_its_hash(engine: Asyn
 
 
 async def test_aload_messages_loads_thousands_of_messages(engine: AsyncEngine) -> None:
-    """Any number of keys can be asked for at once."""
+    """`aload_messages` loads 2,000 messages by their keys in one call, in the order of the keys."""
     messages = tuple(UserMessage(str(number)) for number in range(2_000))
     await persist_to(engine)(())
     await persist_to(engine)(messages)

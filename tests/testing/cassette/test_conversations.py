@@ -321,7 +321,7 @@ async def test_a_placeholder_in_a_recorded_frame_stands_for_any_text(known: list
 
 
 async def test_secret_in_a_live_frame_is_redacted_before_it_is_compared(tmp_path: Path) -> None:
-    """A frame with a key matches the recorded one, which has none."""
+    """A WebSocket frame with a key matches the recorded frame, in which the key was redacted."""
     path = tmp_path / "c.yaml"
     save(path, [conversation([(0, '> {"key":"[redacted]"}')])])
     with use_cassette(path) as session:
@@ -365,7 +365,7 @@ def test_show_prints_conversations(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_timeline_has_each_frame(tmp_path: Path) -> None:
-    """The timeline has a moment for each frame, with its line."""
+    """The timeline of a session that plays a WebSocket conversation has each frame with its time, sent or received."""
     path = tmp_path / "c.yaml"
     save(path, [conversation([(0.5, "> a"), (1, "< b")])])
     with use_cassette(path, unplayed="ignore") as session:

@@ -238,7 +238,7 @@ def test_informational_answers_are_no_answers() -> None:
 
 
 def test_error_and_close_are_recorded_once() -> None:
-    """The first of an error and a close is the end of the recording."""
+    """If a connection is reset and then closed, the recorded end of the answer is the reset."""
     slot, reader, _ = tee()
     reader.received(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf")
     reader.failed(ConnectionResetError(104, "reset"))

@@ -171,7 +171,7 @@ def test_a_form_matches_in_any_order_and_spelling(fields: list[tuple[str, str]],
 def test_a_form_with_another_value_does_not_match(
     fields: list[tuple[str, str]], value: str, data: st.DataObject
 ) -> None:
-    """A form in which one value differs has another key."""
+    """A form in which one value differs has another key of matching."""
     assume(fields)
     number = data.draw(st.integers(0, len(fields) - 1))
     name, before = fields[number]

@@ -357,7 +357,7 @@ def test_secret_in_a_result_is_redacted(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_recorded_refuses_what_is_no_function() -> None:
-    """The decorator takes functions only."""
+    """The decorator `recorded` raises a `TypeError` for an argument that is no function."""
     with pytest.raises(TypeError, match=r"needs a function, not 3"):
         recorded(3)  # type: ignore[arg-type]  # wrong on purpose
 

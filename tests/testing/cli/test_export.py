@@ -93,7 +93,7 @@ def test_export_reads_each_cassette_of_the_repository(
 
 
 def test_export_of_a_missing_file_is_one_line(run: Callable[..., CommandResult], tmp_path: Path) -> None:
-    """`export` names a file that does not exist."""
+    """For a file that does not exist, `export` ends with code 2 and one line that names the file."""
     done = run("export", tmp_path / "none.yaml", "-o", tmp_path / "page.html")
     assert (done.code, done.out) == (2, "")
     assert done.err == f"miniagents-testing export: {tmp_path / 'none.yaml'}: No such file or directory\n"

@@ -163,7 +163,7 @@ def test_lint_finds_secrets_in_a_file_that_cannot_be_read(
 def test_lint_finds_no_secret_in_a_damaged_file_without_one(
     run: Callable[..., CommandResult], root: Path, tmp_path: Path
 ) -> None:
-    """In the beginning of a clean cassette, `lint` finds the damage alone."""
+    """In a cassette without secrets of which only the first half is left, `lint` reports the damage alone."""
     whole = (root / "cassettes" / "openai" / "tool_calls.yaml").read_bytes()
     (tmp_path / "cut.yaml").write_bytes(whole[: len(whole) // 2])
     assert _kinds(run("lint", tmp_path / "cut.yaml")) == ["damage"]

@@ -37,7 +37,7 @@ def test_verify_prints_one_line_for_each_file(
 
 
 def test_verify_accepts_recorded_failures(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
-    """`verify` accepts recorded failures in a file with checksums."""
+    """`verify` accepts a file with checksums in which answers failed or broke off, and counts each kind of ending."""
     path = tmp_path / "c.yaml"
     answers = [
         kit.answer("Hi"),

@@ -93,7 +93,7 @@ def test_failed_tests_get_pictures(project: Project, pytester: pytest.Pytester, 
 
 
 def test_all_tests_get_pictures(project: Project, pytester: pytest.Pytester) -> None:
-    """With `all`, tests that pass have pictures, too."""
+    """With `--miniagents-pictures=all`, tests that pass have pictures, too."""
     project(TESTS, "--miniagents-pictures=all").assert_outcomes(passed=1, failed=6, errors=1, skipped=1)
     assert "passes?" in pages(pytester)["test_it.py.test_passes.html"]
 
