@@ -100,7 +100,10 @@ class _Row:
             self.stop = (frames[-1].f_code.co_filename, frames[-1].f_lineno)
 
     def place(self) -> tuple[str, int] | None:
-        """Return file and line that stand for this row: a racing line, else the last one or where the task waits."""
+        """Return file and line that stand for this row: a racing line, else the last one or where the task waits.
+
+        Return None if none of these is known.
+        """
         if self.shown is not None:
             return self.shown.file, self.shown.number
         if self.stop is not None and not self.ending:

@@ -350,9 +350,10 @@ class _Shrinking:
             size = max(1, size // 2)
 
     def _search_fewer(self) -> None:
-        """Look for a schedule with fewer deviations, or for one that lasts until nothing else can run: it reads better.
+        """Replace the schedule by one that fails alike and reads better; keep it if none is found in some runs.
 
-        Its deviations may be none of the given ones.
+        Such a schedule has fewer deviations, or holds steps until nothing else can run. Its deviations may be none of
+        the given ones.
         """
         if all(turns == UNTIL_IDLE for _, turns in self._schedule) and len(self._schedule) == 1:
             return

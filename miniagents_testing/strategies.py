@@ -290,7 +290,7 @@ async def _async_iterator(children: Sequence[Sendable], *, broken: bool = False)
 
 @miniagent
 async def _replier(ctx: InteractionContext, children: Sequence[Sendable], fail: bool) -> None:
-    """Reply the children one after the other, and fail at the end if asked to."""
+    """Reply the children one after the other, or the `TypeError` of one that cannot be sent; then fail if `fail`."""
     for child in children:
         try:
             ctx.reply(child.build())

@@ -35,7 +35,7 @@ class NotAwaited:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Raise `AttributeError`, with the line to write."""
+            """Raise `AttributeError`, with the line to write, unless the name begins with an underscore."""
             kind, spelling = type(self).__name__, self.spelling
             if name.startswith("_"):  # not written by a user, but asked for by IPython, pickle and others
                 raise AttributeError(f"{kind!r} object has no attribute {name!r}")

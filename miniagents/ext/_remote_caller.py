@@ -54,7 +54,7 @@ class Caller:
         connection.on_reconnected(self._read_all)
 
     def add(self, call: FollowedCall) -> None:
-        """Look after a call from now on: `look` checks it at intervals."""
+        """Add a call, whose method `look` is called at intervals from now on."""
         self.calls.add(call)
         self._has_calls.set()
         self._has_none.clear()

@@ -592,7 +592,7 @@ class _SentMessage:
         return records
 
     def _beginning(self, index: int) -> Record:
-        """Return the record of a message that begins."""
+        """Return the record of a message that begins: its class, its known fields, and whether it may call tools."""
         cell = self.promise._cell
         record: Record = {"k": "begin", "i": index, "c": self.promise.message_class.class_name}
         if cell.known_fields is not None:

@@ -56,7 +56,7 @@ class TerminalFilter:
         self._held = ""
 
     def feed(self, piece: str) -> str:
-        """Return the text that can be printed after this piece."""
+        """Return a piece of text with control characters escaped; a CR at its end is held back for the next piece."""
         if self._held:
             piece, self._held = self._held + piece, ""
         if piece.endswith("\r"):

@@ -351,7 +351,7 @@ class _StandIn:
 
     @property
     def read_timeout(self) -> float | None:
-        """Seconds after which the client gives up on a silent server."""
+        """Seconds after which the client gives up on a silent server; None if it never does."""
         is_number = self._timeout is None or isinstance(self._timeout, int | float)
         return self._timeout if is_number else socket.getdefaulttimeout()
 

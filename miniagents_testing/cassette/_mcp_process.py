@@ -196,7 +196,7 @@ class RecordedProcess(Process):
 
     @property
     def stderr(self) -> ByteReceiveStream | None:
-        """Stream of the process itself, which is not recorded."""
+        """Stream of the process itself, which is not recorded; None if the process has none."""
         stream: ByteReceiveStream | None = self._inner.stderr
         return stream
 

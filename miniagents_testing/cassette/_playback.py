@@ -50,7 +50,7 @@ class HTTPLibrary(Protocol):
 
     @property
     def read_timeout(self) -> float | None:
-        """Seconds after which this request gives up on a silent server."""
+        """Seconds after which this request gives up on a silent server; None if it never does."""
 
 
 class Playback:

@@ -123,7 +123,7 @@ def _pattern(pattern: re.Pattern[str], replacement: str | None) -> _TextRule:
 def _difference(before: str, after: str) -> Iterator[Edit]:
     """Yield one edit that turns `before` into `after`, from their first to their last difference.
 
-    Return None if they are equal.
+    Yield nothing if they are equal.
     """
     if before != after:
         start = _count_common(before, after)

@@ -203,7 +203,7 @@ class Search:
     def _inside(self, string: str, place: tuple[str, ...], depth: int) -> Iterable[Edit]:
         """Return the edits of a string that is JSON or a form itself.
 
-        Return None for another string, or at too many levels.
+        Another string, or one at too many levels, has no edits.
         """
         if depth < _JSON_DEPTH and is_structured(string, streams=False):
             return self._in_structure(string, place, depth + 1)
@@ -369,9 +369,9 @@ def _shifted(edit: Edit, start: int) -> Edit:
 
 
 def _headers_by_content(text: str) -> Headers:
-    """Return the `content-type` that a body would have as a form or multipart, judged by its beginning.
+    """Return the header `content-type` that a body would have as a form or multipart, judged by its beginning.
 
-    Return None for others.
+    Return {} for others.
     """
     if text.startswith("--") and "form-data" in text[:1000]:
         boundary = text[2:1000].partition("\n")[0].rstrip("\r")
