@@ -444,7 +444,10 @@ async def test_abandoned_answer_has_the_type_of_the_cancellation_only(
 
 
 async def test_signals_and_cancellations_are_no_errors(spans: Spans) -> None:
-    """`StopDialog` leaves no trace of an error; an agent that gets a cancelled promise has its type only."""
+    """A `StopDialog` or a cancelled promise sets no error status of a span.
+
+    The attribute `error.type` is set for the second only.
+    """
 
     @miniagent
     async def stopping(ctx: InteractionContext) -> None:
