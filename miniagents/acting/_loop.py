@@ -89,7 +89,7 @@ class _RefusedError(ToolError):
     """Error of a call that was refused: the model is told, and no warning is logged."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class LoopSettings:
     """Settings of a loop, and the redaction of error texts."""
 
@@ -106,6 +106,14 @@ class LoopSettings:
     def is_final(self, fields: Mapping[str, Any]) -> bool:
         """Return True if an answer with these fields ends the loop, so that it has to be the output."""
         return not (self.toolset and fields.get("tool_calls")) or fields.get("finish_reason") in _NOT_RUN
+
+    def check_output(self, text: str, fields: Mapping[str, Any]) -> None:
+        """Check an answer of this text and these fields, if it is the last one and an output was asked for.
+
+        Raise `OutputInvalidError` for an answer that is not the output.
+        """
+        if self.output is not None and self.is_final(fields):
+            self.output.check(text, fields)
 
     def require_output(self, reason: str, message: Message | None) -> None:
         """Raise `OutputInvalidError` if an output was asked for: the loop ends with this message instead."""

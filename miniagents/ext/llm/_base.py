@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import operator
 import os
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from miniagents._agents.usage import ListedPrices
@@ -116,25 +117,42 @@ async def _close_with_loop(client: Any, forget: Callable[[], Any]) -> AsyncGener
         await client.close()
 
 
-_copies: WeakKeyDictionary[Any, tuple[dict[str, Any], Any]] = WeakKeyDictionary()
+class _Client(NamedTuple):
+    """SDK's client that sends no request again, because `Retry` alone decides on that, and its address."""
+
+    sdk: Any
+    url: str
+    """Base URL; "" for a client of an application's tests that has none."""
+    host: str
+    """Host of the URL, with the port if the URL names one, see `AssistantMessage.origin`."""
+
+    @classmethod
+    def of(cls, client: Any) -> _Client:
+        """Return a copy of the client that shares its HTTP client."""
+        copy = client.with_options(max_retries=0)
+        url = getattr(copy, "base_url", None)
+        host, port = getattr(url, "host", ""), getattr(url, "port", None)
+        return cls(copy, "" if url is None else str(url), host if port is None else f"{host}:{port}")
+
+
+_copies: WeakKeyDictionary[Any, tuple[dict[str, Any], _Client]] = WeakKeyDictionary()
 """Settings of a client, and its copy without retries."""
 
 
-def _without_retries(client: Any) -> Any:
-    """Return a copy of the SDK's client that sends no request again, because `Retry` alone decides on that.
+def _without_retries(client: Any) -> _Client:
+    """Return the copy of an SDK's client, which is kept until a setting of the client changes.
 
-    The copy shares the HTTP client. It is kept until a setting of the client changes, because a new copy asks a thread
-    for the platform before its first request.
+    A new copy would ask a thread for the platform before its first request.
     """
     try:
         known = _copies.get(client)
     except TypeError:  # a client of an application's tests may have no hash
-        return client.with_options(max_retries=0)
-    # attributes of the SDK's own types, such as `client.chat`, refer to the client, which they would keep alive
-    sdk = type(client).__module__.partition(".")[0]
-    settings = {name: value for name, value in vars(client).items() if not type(value).__module__.startswith(sdk)}
-    if known is None or known[0] != settings:
-        known = _copies[client] = settings, client.with_options(max_retries=0)
+        return _Client.of(client)
+    if known is None or not known[0].items() <= vars(client).items():
+        # attributes of the SDK's own types, such as `client.chat`, refer to the client, which they would keep alive
+        sdk = type(client).__module__.partition(".")[0]
+        settings = {name: value for name, value in vars(client).items() if not type(value).__module__.startswith(sdk)}
+        known = _copies[client] = settings, _Client.of(client)
     return known[1]
 
 
@@ -360,23 +378,17 @@ class ProviderAdapter(ABC):
         if wanted is not None and output_tool is None:
             request |= self.output_format(wanted, request)
 
-        def check(text: str, fields: dict[str, Any]) -> None:
-            """Check an answer that is the last one, if an output was asked for."""
-            if wanted is not None and settings.is_final(fields):
-                wanted.check(text, fields)
-
         async def prepare(incoming: MessageType, on_calls: OnCalls | None, observation: Observation | None) -> LLMCall:
             """Wait for the messages, and return the call of the SDK, whose own retries are switched off.
 
             The operation of the observers begins here, with the first attempt.
             """
             messages = messages_for_model(await MessageSequencePromise.of_items(incoming), alias)
-            client = await self.default_client() if async_client is None else async_client
-            client = _without_retries(client)
-            origin = _origin(self.api(request), client)
+            client = _without_retries(await self.default_client() if async_client is None else async_client)
+            origin = f"{self.api(request)} {client.host}"
             parameters = self._with_tool_choice(request, toolset, output_tool, has_results=messages[-1].role == "tool")
             create, arguments, new_session = self.prepare_request(
-                client,
+                client.sdk,
                 messages,
                 system,
                 parameters,
@@ -386,16 +398,17 @@ class ProviderAdapter(ABC):
             )
             # a request is UTF-8, which cannot encode lone surrogates
             arguments = repair_surrogates_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
-            redactor.learn(secrets_of_client(client, arguments["extra_headers"]))
+            redactor.learn_later(secrets_of_client(client.sdk, arguments["extra_headers"]))
             if observation is not None:
-                asked = partial(self._asked, getattr(client, "base_url", None), messages, system, parameters, streamed)
+                url = getattr(client.sdk, "base_url", None)
+                asked = partial(self._asked, url, messages, system, parameters, streamed)
                 observation.begin(asked)
             return LLMCall(
                 alias=alias,
                 provider=self.provider,
                 origin=origin,
                 model=request["model"],
-                meter=ctx.make_meter(ListedPrices(known_price, self.provider, str(getattr(client, "base_url", "")))),
+                meter=ctx.make_meter(_listed_prices(self.provider, client.url)),
                 send=partial(create, **arguments),
                 new_session=new_session,
                 slot=partial(self.limits.slot, max_concurrent_requests),
@@ -404,7 +417,7 @@ class ProviderAdapter(ABC):
                 stall_timeout=stall_timeout,
                 redactor=redactor,
                 on_calls=on_calls,
-                check=None if wanted is None else check,
+                check=None if wanted is None else settings.check_output,
             )
 
         def ask(messages: MessageType, on_calls: OnCalls | None = None) -> MessagePromise:
@@ -442,10 +455,18 @@ class _LLMAgent(MiniAgent[Any]):
         settings["output"] = Output.of(settings.get("output"))
         super().__init__(call_llm, alias=alias, description=description, kwargs=settings)
         self._adapter = adapter
-        self.check_arguments(settings)
+        self._check_all(settings)
 
     def check_arguments(self, kwargs: dict[str, Any]) -> None:
-        """Check the arguments of a call or fork, and raise `TypeError` or `ValueError` for an invalid one."""
+        """Check the arguments of a call, and raise `TypeError` or `ValueError` for an invalid one.
+
+        A call without arguments of its own has those of the agent, which were checked when they were given.
+        """
+        if len(kwargs) != len(self.kwargs) or not all(map(operator.is_, kwargs.values(), self.kwargs.values())):
+            self._check_all(kwargs)
+
+    def _check_all(self, kwargs: dict[str, Any]) -> None:
+        """Check all arguments of a call, and raise `TypeError` or `ValueError` for an invalid one."""
         super().check_arguments(kwargs)
         self._adapter.check_settings(kwargs)
 
@@ -461,15 +482,14 @@ class _LLMAgent(MiniAgent[Any]):
         if "output" in options:
             options["output"] = Output.of(options["output"])
         fork = cast("Self", super().fork(**options))
-        fork.check_arguments(fork.kwargs)
+        fork._check_all(fork.kwargs)
         return fork
 
 
-def _origin(api: str, client: Any) -> str:
-    """Return the API and the host of a client, with the port if the URL names one, see `AssistantMessage.origin`."""
-    url = getattr(client, "base_url", None)  # a client of an application's tests may have no URL
-    host, port = getattr(url, "host", ""), getattr(url, "port", None)
-    return f"{api} {host}" if port is None else f"{api} {host}:{port}"
+@lru_cache(maxsize=64)
+def _listed_prices(provider: str, url: str) -> ListedPrices:
+    """Return the prices of the list for a base URL."""
+    return ListedPrices(known_price, provider, url)
 
 
 def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: list[str] = []
-        self.learn(secrets)
+        self._unread: list[Iterable[str]] = [secrets]
 
     def learn(self, secrets: Iterable[str]) -> None:
         """Add secrets to be replaced, including their forms in a URL and in JSON."""
@@ -68,6 +68,16 @@ class Redactor:
             for form in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1])
         }
         self._secrets = sorted({*self._secrets, *forms}, key=len, reverse=True)
+
+    def learn_later(self, secrets: Iterable[str]) -> None:
+        """Add secrets that are read before the next redaction: most requests have nothing to redact."""
+        self._unread.append(secrets)
+
+    def _known_secrets(self) -> list[str]:
+        """Return all secrets in their forms, the longest ones first."""
+        while self._unread:
+            self.learn(self._unread.pop())
+        return self._secrets
 
     def learn_from(self, holder: Any) -> None:
         """Add the secrets of the requests that were sent, because a client may get a new key for each request.
@@ -81,7 +91,7 @@ class Redactor:
 
     def redact_text(self, text: str) -> str:
         """Return the text with secrets replaced and control characters escaped."""
-        for secret in self._secrets:
+        for secret in self._known_secrets():
             text = text.replace(secret, REDACTED)
         for pattern, replacement in _PATTERNS:
             text = pattern.sub(replacement, text)
@@ -96,7 +106,7 @@ class Redactor:
             case str():
                 return self.redact_text(value)
             case bytes():
-                for secret in self._secrets:
+                for secret in self._known_secrets():
                     value = value.replace(secret.encode(errors="replace"), REDACTED.encode())
                 return value
             case dict():
