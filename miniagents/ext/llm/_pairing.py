@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents.messages import Message, UserMessage
@@ -18,6 +19,7 @@ from miniagents.messages import Message, UserMessage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from miniagents._promising.frozen import Frozen
     from miniagents.ext.llm._sessions import ToolUse
 
 
@@ -35,12 +37,28 @@ STOPPED = "stopped; whether it took effect is unknown"
 """Text of the result of a call whose result is missing."""
 
 
+@lru_cache(maxsize=256)
+def _has_attribute(kind: type[Frozen], name: str) -> bool:
+    """Return True if objects of a class have an attribute that is no field, such as a property."""
+    return hasattr(kind, name)
+
+
+def field_of(holder: Frozen, name: str) -> Any:
+    """Return a field or another attribute of a message or a tool call; None if it is absent.
+
+    `getattr` takes 3 us for an absent name, and most of the names that are looked for in a prompt are absent.
+    """
+    if name in holder.__dict__ or name in (holder.__pydantic_extra__ or ()) or _has_attribute(type(holder), name):
+        return getattr(holder, name, None)
+    return None
+
+
 def broke_off(message: Message) -> bool:
     """Return True if an answer broke off before the provider had given its finish reason.
 
     An answer that was interrupted later is whole: its calls may have taken effect, because they start at that reason.
     """
-    return getattr(message, "interrupted", False) and getattr(message, "finish_reason", None) is None
+    return bool(field_of(message, "interrupted")) and field_of(message, "finish_reason") is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +223,12 @@ def _rewritten(message: Message, calls: list[_Call], kept: list[_Call], rules: P
     """
     update: dict[str, Any] = {}
     is_cut = broke_off(message)
-    own = {name: getattr(message, name, None) for name in ("content_blocks", "output")}
+    own = {name: field_of(message, name) for name in ("content_blocks", "output")}
     in_fields = [call for call in calls if call.part is None]
     changed = len(kept) < len(calls) or any(call.id != call.use.id for call in kept)
     moved = [] if rules.calls_in_parts else [call for call in kept if call.part is not None]
     if changed or moved:
-        originals = dict(zip(map(id, in_fields), getattr(message, "tool_calls", None) or (), strict=False))
+        originals = dict(zip(map(id, in_fields), field_of(message, "tool_calls") or (), strict=False))
         update["tool_calls"] = [
             *(_call_with_id(originals[id(call)], call.id) for call in kept if call.part is None),
             *({"id": call.id, "name": call.use.name, "arguments": call.use.arguments} for call in moved),
@@ -280,7 +298,7 @@ def _with_calls_as_text(message: Message, calls: list[_Call]) -> Message:
         content = [*(part for index, part in enumerate(content) if index not in parts), *texts]
     else:
         content = "\n".join([*filter(None, [content]), *texts])
-    own = {name: None for name in ("content_blocks", "output") if hasattr(message, name)}
+    own = {name: None for name in ("content_blocks", "output") if field_of(message, name) is not None}
     return message.model_copy(update={"content": content, "tool_calls": (), **own})
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from miniagents.ext.llm._pairing import PairingRules, ToolResult, anthropic_id, broke_off, pair, responses_id
+from miniagents._promising.frozen import Frozen
+from miniagents.ext.llm._pairing import PairingRules, ToolResult, anthropic_id, broke_off, field_of, pair, responses_id
 from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surrogates_deep
 from miniagents.messages import Approval, AssistantMessage, ErrorMessage, Message, PendingApproval
 
@@ -29,16 +31,20 @@ _RESULT_TYPES = ("function_call_output", "custom_tool_call_output", "tool_result
 
 _ROLES = frozenset({None, "system", "developer", "user", "assistant", "tool", "function", "error"})
 """Roles of messages that may be sent to a model; messages with the last one are left out of prompts."""
-_LEFT_OUT = (ErrorMessage, Approval, PendingApproval)
-"""Classes of messages that are left out of prompts, whatever their role."""
 _ROLES_ELSEWHERE = {"ai": "assistant", "bot": "assistant", "model": "assistant", "human": "user"}
 """Roles of other libraries, with those that they are here."""
+
+
+@lru_cache(maxsize=64)
+def _is_left_out(kind: type[Message]) -> bool:
+    """Return True for a class of messages that are left out of prompts, whatever their role."""
+    return issubclass(kind, (ErrorMessage, Approval, PendingApproval))
 
 
 def check_roles(messages: Iterable[Message], alias: str) -> None:
     """Raise `TypeError` for the first message whose role no model knows; errors and approvals are not checked."""
     for message in messages:
-        if message.role not in _ROLES and not isinstance(message, _LEFT_OUT):
+        if message.role not in _ROLES and not _is_left_out(type(message)):
             role = str(message.role)
             known = [each for each in _ROLES if each]
             near = _ROLES_ELSEWHERE.get(role.lower()) or next(iter(get_close_matches(role.lower(), known, 1)), "user")
@@ -60,9 +66,9 @@ def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]
     kept = [
         message
         for message in messages
-        if not isinstance(message, _LEFT_OUT)
+        if not _is_left_out(type(message))
         and message.role != "error"
-        and not (getattr(message, "interrupted", False) and (message.role != "assistant" or not _tool_calls(message)))
+        and not (field_of(message, "interrupted") and (message.role != "assistant" or not _tool_calls(message)))
     ]
     if all(map(broke_off, kept)):
         kept = []  # a broken answer needs the result of a call
@@ -95,7 +101,7 @@ def _content(message: Message, text_type: str = "text") -> Any:
 
 def _fields(message: Message, *names: str) -> dict[str, Any]:
     """Return those of the named fields that are set, as plain values."""
-    found = {name: getattr(message, name, None) for name in names}
+    found = {name: field_of(message, name) for name in names}
     return {name: to_plain(value) for name, value in found.items() if value is not None}
 
 
@@ -104,7 +110,7 @@ def _fields(message: Message, *names: str) -> dict[str, Any]:
 
 def _tool_calls(message: Message) -> list[ToolUse]:
     """Return the tool calls of a message, including calls in OpenAI's form (name and arguments under `function`)."""
-    return [_tool_call(call) for call in getattr(message, "tool_calls", None) or ()]
+    return [_tool_call(call) for call in field_of(message, "tool_calls") or ()]
 
 
 def _tool_call(call: Any) -> ToolUse:
@@ -131,6 +137,8 @@ def _echoed(holder: Any) -> dict[str, Any]:
 
 def _get(holder: Any, key: str) -> Any:
     """Return the value of a key or an attribute, None if it is absent."""
+    if isinstance(holder, Frozen):
+        return field_of(holder, key)
     return holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key, None)
 
 
@@ -182,7 +190,7 @@ def _without_repeated_calls(message: Message) -> Message:
     """Return an answer without those of its tool calls that are parts of its content, too; mostly the same object."""
     parts = message.content if isinstance(message.content, tuple) else ()
     ids = {_get(part, "id") for part in parts if isinstance(part, Mapping) and part.get("type") == "tool_use"}
-    calls = getattr(message, "tool_calls", None) or ()
+    calls = field_of(message, "tool_calls") or ()
     kept = tuple(call for call in calls if _first_id(call, "call_id", "id") not in ids)
     return message if len(kept) == len(calls) else message.model_copy(update={"tool_calls": kept})
 
@@ -210,9 +218,9 @@ def _split_results(message: Message, ids: Collection[str]) -> list[Message | Too
         rest = tuple(part for part in parts if part not in blocks)
         remaining = [message.model_copy(update={"content": rest, "role": role})] if rest else []
         return [*(_result_of_block(block, id_) for block in blocks), *remaining]
-    answers = message.role in (None, "user") and (getattr(message, "type", None) in _RESULT_TYPES or id_ in ids)
+    answers = message.role in (None, "user") and (field_of(message, "type") in _RESULT_TYPES or id_ in ids)
     if message.role == "tool" or answers:
-        output = getattr(message, "output", None) if message.content is None else None
+        output = field_of(message, "output") if message.content is None else None
         content = _content(message) if output is None else to_plain(output)
         more = {name: value for name, value in _fields(message, "name", "is_error").items() if value is not False}
         return [ToolResult(id_, content, more)]
@@ -272,6 +280,8 @@ def _image_url(part: Mapping[str, Any]) -> str | None:
 
 # --- chat completions
 
+_CHAT_RULES = PairingRules()
+
 
 def chat_prompt(messages: Iterable[Message], system: Any = None, *, origin: str | None = None) -> list[dict[str, Any]]:
     """Return the parameter `messages` of a chat completion.
@@ -285,7 +295,7 @@ def chat_prompt(messages: Iterable[Message], system: Any = None, *, origin: str 
     """
     prompt = [] if system is None else [{"role": "system", "content": to_plain(system)}]
     images: list[dict[str, Any]] = []
-    for item in _paired(messages, PairingRules()):
+    for item in _paired(messages, _CHAT_RULES):
         if images and not isinstance(item, ToolResult):
             prompt.append({"role": "user", "content": images})
             images = []
@@ -345,7 +355,7 @@ def _chat_message(item: Message | ToolResult, origin: str | None) -> dict[str, A
 
 def _is_from(message: Message, origin: str | None) -> bool:
     """Return True if the message came from this API and host; False if either is not known."""
-    return origin is not None and getattr(message, "origin", None) == origin
+    return origin is not None and field_of(message, "origin") == origin
 
 
 _CHAT_RESULT = ("role", "content", "tool_call_id", "name")
@@ -412,8 +422,8 @@ def _response_items(message: Message, stored: bool, origin: str | None) -> list[
     role = message.role or "user"
     if role != "assistant":
         return [{"role": role, "content": _content(message, "input_text")}]
-    foreign = origin and getattr(message, "origin", None) not in (None, origin)
-    output = None if foreign else to_plain(getattr(message, "output", None))
+    foreign = origin and field_of(message, "origin") not in (None, origin)
+    output = None if foreign else to_plain(field_of(message, "output"))
     if isinstance(output, list) and _output_text(output) == message.content:
         return [
             _item_to_send(item)
@@ -512,8 +522,8 @@ def _turn_content(item: Message | ToolResult) -> Any:
         return [{"type": "tool_result", "tool_use_id": item.id, "content": content, **more}]
     if item.role != "assistant":
         return _without_blank_texts(_content(item))
-    ours = (getattr(item, "origin", None) or "messages").startswith("messages")
-    blocks = to_plain(getattr(item, "content_blocks", None)) if ours else None
+    ours = (field_of(item, "origin") or "messages").startswith("messages")
+    blocks = to_plain(field_of(item, "content_blocks")) if ours else None
     if isinstance(blocks, list) and _block_text(blocks) == item.content:
         # thinking and tool use are sent unchanged, because the API checks their signatures
         return [_block_to_send(block) for block in _without_blank_texts(blocks)]
