@@ -97,7 +97,32 @@ def repair_surrogates_deep(value: T) -> T:
 
     A value without surrogates is returned as the same object, so values of other types stay untouched.
     """
-    return cast("T", _repair(value))
+    return cast("T", _repair(value)) if _may_hold_surrogates(value) else value
+
+
+_NUMBERS = frozenset({int, float, bool, type(None)})
+"""Types of parsed JSON without texts."""
+
+
+def _may_hold_surrogates(value: Any) -> bool:
+    """Return True unless a value is made of plain containers whose texts can all be encoded.
+
+    One loop without a call for each node: nearly all requests have nothing to repair.
+    """
+    nodes = [value]
+    for node in nodes:  # grows while it is read
+        kind = type(node)
+        if kind is str:
+            if not node.isascii() and _has_lone_surrogate(node):
+                return True
+        elif kind is dict:
+            nodes += node
+            nodes += node.values()
+        elif kind is list or kind is tuple:
+            nodes += node
+        elif kind not in _NUMBERS and (isinstance(node, Mapping) or is_dataclass(node)):
+            return True
+    return False
 
 
 def _repair(value: Any) -> Any:
@@ -247,7 +272,7 @@ class Choice:
     """Further fields of the message of this choice, under the provider's names."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """Values of one answer, complete or as far as it has arrived."""
 
@@ -473,7 +498,8 @@ class Session(ABC):
     @property
     def _lossy(self) -> bool:
         """True if the decoder or the joiner replaced anything by U+FFFD."""
-        return any(part is not None and part.lossy for part in (self.decoder, self._joiner))
+        decoder, joiner = self.decoder, self._joiner
+        return (decoder is not None and decoder.lossy) or (joiner is not None and joiner.lossy)
 
     def _parse_unusual_event(self, event: ServerSentEvent, refusal: ValueError) -> Any:
         """Parse the data of an event that the fast parser refuses, such as JSON with lone surrogates.

@@ -18,7 +18,7 @@ from typing import Any, Final
 _is_integer = re.compile(r"\s*-?[0-9]{1,18}(\.0*)?\s*").fullmatch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tokens:
     """Numbers of tokens of an answer; None for numbers that the provider did not send."""
 
