@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic_core import from_json
@@ -73,7 +74,8 @@ def _metadata_of(outcome: Outcome, origin: str | None) -> dict[str, Any]:
     if outcome.doubts:
         metadata["doubts"] = outcome.doubts
     metadata |= {_free_name(name, AssistantMessage): value for name, value in outcome.extra.items()}
-    return {name: value for name, value in metadata.items() if value not in (None, (), {})}
+    # `in (None, (), {})` would compare the usage with each of them, by digests
+    return {name: value for name, value in metadata.items() if value is not None and (value or value not in ((), {}))}
 
 
 _TAKEN: Final = {
@@ -83,12 +85,18 @@ _TAKEN: Final = {
 """Names that have a meaning here, besides those of declared fields and methods."""
 
 
+@lru_cache(maxsize=1024)  # each answer has the same names, and pydantic takes 2 us to say that a class lacks one
+def _has_attribute(name: str, owner: type[AssistantMessage | ToolCall | Usage]) -> bool:
+    """Return True if objects of a class have a declared field, a method or a property of this name."""
+    return name in owner.model_fields or hasattr(owner, name)
+
+
 def _free_name(name: str, owner: type[AssistantMessage | ToolCall]) -> str:
     """Return the name that a provider's field gets in an object of class `owner`.
 
     The name gets the prefix `provider_` if these objects use it already, if it begins with `_`, or if it is `class_`.
     """
-    taken = name in _TAKEN[owner] or name in owner.model_fields or hasattr(owner, name)
+    taken = name in _TAKEN[owner] or _has_attribute(name, owner)
     return f"provider_{name}" if taken or name.startswith("_") or name == "class_" else name
 
 
@@ -113,11 +121,10 @@ def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
         "reasoning_tokens": tokens.reasoning,
         "total_tokens": tokens.total,
     }
-    converted = counted.keys() | {"prompt_tokens", "completion_tokens"}
     more = {
         name: value
         for name, value in (raw or {}).items()
-        if name not in converted and value is not None and not hasattr(Usage, name) and name not in Usage.model_fields
+        if not (value is None or name in ("prompt_tokens", "completion_tokens") or _has_attribute(name, Usage))
     }
     return Usage(**counted, raw=raw, **more)
 
@@ -313,6 +320,14 @@ class _StallWatch:
             return
         self._timer = self._loop.call_later(max(seconds - idle, 0.001), self._check)
 
+    def end_within(self, seconds: float) -> None:
+        """End the wait for the rest of the answer after so many seconds from now, which progress does not prolong."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._seconds = seconds
+        self.waiting_since = self._loop.time()
+        self._timer = self._loop.call_later(seconds, self._check)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -335,7 +350,7 @@ _PARSED_BY_SDK = "application/vnd.amazon.eventstream"
 """Content type of Bedrock's own event format, which only the SDK can decode."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class LLMCall:
     """Request for one answer, with the policies under which it is sent."""
 
@@ -407,7 +422,8 @@ async def stream_answer(
                 with _StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
                     async with call.send() as response:
                         answer = response.http_response
-                        async with aclosing(await _IncomingBody.of(call, session, response)) as incoming:
+                        incoming = await _IncomingBody.of(call, session, response)
+                        try:
                             body, take = incoming.body, incoming.take
                             async for chunk in incoming.chunks:
                                 idle = session.idle_events
@@ -435,12 +451,14 @@ async def stream_answer(
                                 if watch.waiting_since is None or len(events) > session.idle_events - idle:
                                     watch.waiting_since = clock()
                             watch.waiting_since = None
-                            token = await incoming.finish()
+                            token = await incoming.finish(watch)
                             for each in session.take_beside():
                                 yield each
                             if token:
                                 delivered = True
                                 yield token
+                        finally:  # close the generator of chunks at once, instead of leaving that to the event loop
+                            await incoming.chunks.aclose()
             outcome = session.close()
         except Exception as error:
             if (completed := _complete_outcome(session, error)) is None:
@@ -583,10 +601,11 @@ class _IncomingBody:
         An event stream in a binary format, which only the SDK can decode, comes through the SDK's own parser.
         """
         http_response = response.http_response
-        content_type = response.headers.get("content-type", "")
+        headers = response.headers
+        content_type = headers.get("content-type", "")
         if content_type.startswith(_PARSED_BY_SDK):
             return cls(session, _ParsedBySDK(), aiter(await response.parse()), session.feed_parsed)
-        encoding = response.headers.get("content-encoding")
+        encoding = headers.get("content-encoding")
         if http_response.is_stream_consumed:  # the transport gave the whole body at once, which is decompressed by now
             encoding = None
             chunks = http_response.aiter_bytes()
@@ -601,27 +620,25 @@ class _IncomingBody:
         )
         return cls(session, body, chunks, session.feed)
 
-    async def finish(self) -> str:
+    async def finish(self, watch: _StallWatch) -> str:
         """Read the rest of the response, close the body, and return the text of an answer that came as a document.
 
-        Return "" for a stream. After an answer that has ended, drop the rest. Stop after `AFTER_END` seconds, or at an
-        error that is no `LLMError`, and return "".
+        Return "" for a stream. After an answer that has ended, drop the rest, for which `watch` waits `AFTER_END`
+        seconds. Stop at an error that is no `LLMError`, and return "".
         """
         if self.session.ended:
             try:
-                async with asyncio.timeout(AFTER_END):
-                    async for chunk in self.chunks:
-                        self.body.skip(chunk)
+                watch.end_within(AFTER_END)
+                async for chunk in self.chunks:
+                    self.body.skip(chunk)
             except LLMError:
                 raise
             except Exception:
                 return ""
+            finally:
+                watch.waiting_since = None
         text: str = self.body.close()
         return text
-
-    async def aclose(self) -> None:
-        """Close the generator of chunks at once, instead of leaving that to the event loop."""
-        await self.chunks.aclose()
 
 
 class _ParsedBySDK:

@@ -111,7 +111,7 @@ def inflater_for(content_encoding: str | None) -> Inflater | None:
     Raises:
         StreamDecodeError: the header names several encodings, or one other than gzip and deflate.
     """
-    names = encodings_in(content_encoding)
+    names = encodings_in(content_encoding) if content_encoding else ()
     if not names:
         return None
     if len(names) > 1 or names[0] not in ("gzip", "deflate"):
