@@ -80,9 +80,12 @@ is complete.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ListedPrices:
-    """Prices of a list that takes long to load: they are asked for when a program asks for a cost, and not before."""
+    """Prices of a list that takes long to load: they are asked for when a program asks for a cost, and not before.
+
+    Two objects are never equal: totals find the numbers that an object prices by its identity, which takes no time.
+    """
 
     find: Callable[[str, str, str, Usage], float | None]
     """Function that gets provider and URL, as below, and a model and a usage, like `Price`."""
@@ -244,15 +247,22 @@ class UsageTotals:
         """
         if not request.is_known:
             self.unknown += 1
-        if request.counts is None:
+        counts = request.counts
+        if counts is None:
             return
-        for name, count in zip(_COUNTS, request.counts, strict=True):
-            setattr(self, name, getattr(self, name) + count)
+        self.input_tokens += counts[0]
+        self.output_tokens += counts[1]
+        self.cached_tokens += counts[2]
+        self.cache_write_tokens += counts[3]
+        self.reasoning_tokens += counts[4]
         if request.listed is None:
             self._add_cost(request.cost)
             return
-        numbers = self._unpriced.setdefault((request.listed, request.models), array("q"))
-        numbers.extend(request.counts)
+        key = request.listed, request.models
+        numbers = self._unpriced.get(key)
+        if numbers is None:
+            numbers = self._unpriced[key] = array("q")
+        numbers.extend(counts)
         if len(numbers) > _MOST_UNPRICED * len(_COUNTS):
             _ = self.cost
 
