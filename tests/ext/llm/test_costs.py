@@ -1,8 +1,10 @@
-"""Costs of a chunk of a stream, as counts of calls, which are independent of clocks."""
+"""Costs of an answer and of its chunks, as counts of calls, which are independent of clocks."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from miniagents.miniagents import MiniAgents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from tests.ext.llm.conftest import Kit
 
@@ -48,3 +51,52 @@ async def test_agent_parses_the_json_of_each_event_once(
     assert len(events) > len(WORDS)
     assert parsed == [event.removeprefix(b"data: ") for event in events]
     assert by_others == []
+
+
+async def functions_of_an_answer(agent: Any, messages: Any) -> Counter[tuple[str, str]]:
+    """Return the functions that one answer enters, by file and name, after another answer has filled the caches."""
+    entered: Counter[tuple[str, str]] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            entered[frame.f_code.co_filename, frame.f_code.co_qualname] += 1
+
+    async with MiniAgents():
+        await agent.trigger(messages)
+        sys.setprofile(count)
+        try:
+            await agent.trigger(messages)
+        finally:
+            sys.setprofile(None)
+    return entered
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_openai_sdk_walks_no_message_of_a_prompt(api: str, kit: Kit) -> None:
+    """OpenAI's SDK enters the same number of functions for a prompt of 50 messages as for one, and sends them all."""
+    numbers = []
+    for count in (1, 50):
+        said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]}
+        response = {"id": "r", "object": "response", "status": "completed", "model": "m", "output": [said]}
+        wire = kit.Wire(kit.Reply(kit.chat("Hi")) if api == "chat" else kit.Reply.json(response))
+        agent: Any = create_openai_agent("m", async_client=wire.openai(), api=api)  # type: ignore[call-overload]
+        entered = await functions_of_an_answer(agent, [f"message {number}" for number in range(count)])
+        numbers.append(sum(times for (file, _), times in entered.items() if "/openai/" in file))
+        prompt = wire.bodies[-1]["messages" if api == "chat" else "input"]
+        assert [message["content"] for message in prompt] == [f"message {number}" for number in range(count)]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize(("provider", "most"), [("openai", 280), ("anthropic", 340)])
+async def test_short_answer_enters_few_functions(
+    provider: str, most: int, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer of one chunk enters few functions of MiniAgents; none reads secrets, or checks the settings again."""
+    caplog.set_level("WARNING", "httpx2")
+    wire = kit.Wire(kit.Reply(kit.chat("Hi") if provider == "openai" else kit.message("Hi")))
+    create: Any = create_openai_agent if provider == "openai" else create_anthropic_agent
+    entered = await functions_of_an_answer(create("m", async_client=getattr(wire, provider)()), "Hello")
+    own = Counter({name: times for (file, name), times in entered.items() if "/miniagents/" in file})
+    assert own.total() <= most
+    assert not {"_secrets_in", "Redactor.learn", "ProviderAdapter.check_settings", "_has_attribute"} & own.keys()
+    assert not [name for file, name in entered if name == "BaseModel.__getattr__" and "/pydantic/" in file]
