@@ -137,16 +137,32 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text_of_error(error)}".removesuffix(": ")
 
 
-class NoStrayCancellation:
-    """Block in which a `CancelledError` becomes a `RuntimeError`, unless the task is being cancelled.
+def find_stray_cancellation(error: BaseException, place: str) -> RuntimeError | None:
+    """Return the error to raise in place of a `CancelledError` in a task that is not being cancelled; None for others.
 
-    Code that awaits a cancelled task raises that error, and would look as if it had been stopped itself.
+    Code that awaits a cancelled task raises such an error, and would look as if it had been stopped itself.
+
+    Args:
+        error: the error that was raised.
+        place: the name of the code that raised it.
+    """
+    if not isinstance(error, asyncio.CancelledError):
+        return None
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        return None
+    return RuntimeError(
+        f"{place} raised CancelledError, but was not cancelled: catch this error where a cancelled task is awaited"
+    )
+
+
+class NoStrayCancellation:
+    """Block in which an error of `find_stray_cancellation` is raised in place of a `CancelledError`.
 
     Args:
         place: the name of the code in the block.
     """
 
-    # A generator would keep four objects alive for each running agent.
     __slots__ = ("_place",)
 
     def __init__(self, place: str) -> None:
@@ -156,13 +172,8 @@ class NoStrayCancellation:
         """Do nothing."""
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if task is not None and not task.cancelling():
-                raise RuntimeError(
-                    f"{self._place} raised CancelledError, but was not cancelled: "
-                    f"catch this error where a cancelled task is awaited"
-                ) from error
+        if error is not None and (stray := find_stray_cancellation(error, self._place)) is not None:
+            raise stray from error
 
 
 class StopDialog(Exception):  # noqa: N818 - a signal that passes through, not an error to handle

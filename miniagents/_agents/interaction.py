@@ -20,7 +20,7 @@ from miniagents._promising.promise import Cell, Promise
 from miniagents.errors import (
     INTERRUPTS,
     AppenderClosedError,
-    NoStrayCancellation,
+    find_stray_cancellation,
 )
 from miniagents.messages import MessageSequence, MessageSequencePromise
 from miniagents.observing import Observation
@@ -287,12 +287,13 @@ class InteractionContext(_CallScope, CountedCall):
         promise = MessageSequencePromise.of_cell(replies)
         alias = self.this_agent.alias
         self.task_name = f"{alias}#{next(self.run_context.call_numbers[alias])}"
+        work = self._run if self.timeout is None else partial(self._run_until, self.timeout)
         if self.run_context.observers:
             self.observation = Observation(self.run_context.observers, "agent", alias)
-            observed = partial(self.observation.run, self, self._run, self._kwargs, replies)
+            observed = partial(self.observation.run, self, work, self._kwargs, replies)
             replies.set_work(observed, start_soon, self.observation.variables)
         else:
-            replies.set_work(self._run, start_soon)
+            replies.set_work(work, start_soon)
         return promise
 
     def release(self) -> None:
@@ -301,50 +302,14 @@ class InteractionContext(_CallScope, CountedCall):
         self._kwargs = {}
 
     async def _run(self) -> None:
-        """Run the agent under its timeout; then close the calls that it left open, also after an error.
+        """Run the agent's function, and wait for the awaitables of `make_sure_to_wait`; then end the replies.
 
-        Add the agent's trace to an error, and raise it; interrupts get no trace. Without an error, end the replies.
+        Before that wait, finish the calls that the function left open, and after the end those that are open then.
+        Reply what the function returned, also if an awaitable fails. If the function or an awaitable fails, cancel the
+        awaitables that are left, add the agent's trace to the error, and raise it; interrupts get no trace.
         """
         current_scope.set(self)
-        try:
-            with NoStrayCancellation(f"Agent {self}"):
-                if self.timeout is None:
-                    await self._work()
-                else:
-                    await self._work_until(self.timeout)
-        except INTERRUPTS:
-            raise
-        except BaseException as error:
-            _add_trace(error, self)
-            raise
-        finally:
-            self.finish_calls()
-        if self._replies is not None:
-            self._replies.finish()  # one loop step before `task_ended`, which ends the replies in all other cases
-
-    async def _work_until(self, timeout: float) -> None:
-        """Do `_work`; cancel it after `timeout` seconds, and raise a `TimeoutError` that names the agent.
-
-        A `TimeoutError` of the work itself is raised unchanged.
-        """
-        deadline = asyncio.timeout(timeout)
-        try:
-            async with deadline:
-                await self._work()
-        except TimeoutError as error:
-            if deadline.expired():
-                if error.__cause__ is not None:
-                    # The error must not keep alive what the function waited for; its lines stay in the traceback.
-                    traceback.clear_frames(error.__cause__.__traceback__)
-                raise TimeoutError(f"Agent {self} did not end within {timeout} s") from error
-            raise
-
-    async def _work(self) -> None:
-        """Run the agent's function, and wait for the awaitables of `make_sure_to_wait`.
-
-        Before that wait, finish the calls that the function left open. Reply what the function returned, also if an
-        awaitable fails. If the function or an awaitable fails, cancel the awaitables that are left.
-        """
+        # No further coroutine or context manager: each running agent would keep it alive.
         try:
             returned = await self.this_agent.run_function(self, self._kwargs)
             if self._awaitables:
@@ -359,9 +324,39 @@ class InteractionContext(_CallScope, CountedCall):
                     raise
             if returned is not None:
                 self._reply_returned(returned)
+        except INTERRUPTS as interrupt:
+            if (stray := find_stray_cancellation(interrupt, f"Agent {self}")) is not None:
+                _add_trace(stray, self)
+                raise stray from interrupt
+            raise
+        except BaseException as error:
+            _add_trace(error, self)
+            raise
         finally:
             for promise in self._awaitables or ():
                 promise.cancel()
+            self.finish_calls()
+        if self._replies is not None:
+            self._replies.finish()  # one loop step before `task_ended`, which ends the replies in all other cases
+
+    async def _run_until(self, timeout: float) -> None:
+        """Run like `_run`; cancel that after `timeout` seconds, and raise a `TimeoutError` that names the agent.
+
+        A `TimeoutError` of the agent itself is raised unchanged.
+        """
+        deadline = asyncio.timeout(timeout)
+        try:
+            async with deadline:
+                await self._run()
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            if error.__cause__ is not None:
+                # The error must not keep alive what the function waited for; its lines stay in the traceback.
+                traceback.clear_frames(error.__cause__.__traceback__)
+            late = TimeoutError(f"Agent {self} did not end within {timeout} s")
+            _add_trace(late, self)
+            raise late from error
 
     def _reply_returned(self, returned: object) -> None:
         """Reply the value that the agent's function returned.
