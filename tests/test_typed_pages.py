@@ -27,8 +27,10 @@ BLOCK = re.compile(r'^```python(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE
 LEAST_SCORE = 98.0
 """Percentage of the names that a user can reach whose types pyright must know."""
 
-MYPY = ("mypy", "--strict", "--allow-untyped-defs", "--allow-incomplete-defs")
-"""mypy as a user with strict settings has it, but for functions without annotations, such as tests with fixtures."""
+MYPY = ("mypy", "--config-file", str(ROOT / "pyproject.toml"))
+"""mypy, strict, with the settings of this repository: it reads what it has found in packages before from its cache."""
+UNTYPED = "# mypy: allow-untyped-defs, allow-incomplete-defs\n"
+"""First line of each program: a function may have no annotations, such as a test with fixtures."""
 PYRIGHT = ("pyright", "--pythonpath", sys.executable)
 
 REVEALED: dict[str, dict[str, str | None]] = {
@@ -46,13 +48,13 @@ REVEALED: dict[str, dict[str, str | None]] = {
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the programs of the pages into a folder, each with the types to reveal at its end."""
+    """Write the programs of the pages into a folder, each with settings of mypy before it and types to reveal after it."""
     folder = tmp_path_factory.mktemp("pages")
     for page in (ROOT / "README.md", ROOT / "docs" / "tutorial.md"):
         for number, (title, code) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
             name = title or f"{page.stem.lower()}_{number}.py"
             reveals = "".join(f"reveal_type({expression})\n" for expression in REVEALED.get(name, ()))
-            (folder / name).write_text(code + reveals, encoding="utf-8")
+            (folder / name).write_text(UNTYPED + code + reveals, encoding="utf-8")
     return folder
 
 
@@ -74,8 +76,8 @@ def run(tool: tuple[str, ...], folder: Path, *arguments: str) -> str:
 
 def test_mypy_accepts_the_programs_of_the_pages(programs: Path) -> None:
     """mypy, strict, has no error in the programs of the tutorial and the README."""
-    names = sorted(path.name for path in programs.glob("*.py"))
-    output = run(MYPY, programs, *names)
+    names = sorted(map(str, programs.glob("*.py")))
+    output = run(MYPY, ROOT, *names)
     assert f"Success: no issues found in {len(names)} source files" in output, output
     assert len(re.findall("Revealed type is", output)) == sum(map(len, REVEALED.values()))
     assert "MessageSequencePromise[miniagents.messages._message.Message]" in output
