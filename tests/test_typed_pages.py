@@ -48,7 +48,7 @@ REVEALED: dict[str, dict[str, str | None]] = {
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the programs of the pages into a folder, each with settings of mypy before it and types to reveal after it."""
+    """Write the programs of the pages into a folder, each between its settings of mypy and types to reveal."""
     folder = tmp_path_factory.mktemp("pages")
     for page in (ROOT / "README.md", ROOT / "docs" / "tutorial.md"):
         for number, (title, code) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
