@@ -16,8 +16,6 @@ import pytest
 from nats_servers import REASON, find_program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.conftest import Effort
 
 NEEDS_NATS = pytest.mark.skipif(find_spec("nats") is None or find_program() is None, reason=REASON)
@@ -36,15 +34,14 @@ OTHERS = ("limit", "ours", "autogen", "langchain", "miniagents_0_0_35", "openai_
 
 
 @pytest.fixture(autouse=True)
-def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the benchmarks importable, which are in the repository but not in the wheel.
 
-    The benchmarks collect garbage before each round; `gc.freeze` keeps the many objects of pytest out of that.
+    The benchmarks collect garbage before each round; `gc.freeze` keeps what tests before have loaded out of that. What
+    is frozen stays so: `gc.unfreeze` would undo what `conftest.py` has frozen, too, for all tests that come later.
     """
     monkeypatch.setattr(sys, "path", [*sys.path, str(root)])
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize(
