@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def rows_of(name: str) -> set[str]:
     return set(found[1].strip("_").split("_")) if found else set()
 
 
+@cache
 def functions_of(path: Path) -> set[str]:
     """Return the names of the functions that a file defines."""
     nodes = ast.walk(ast.parse(path.read_text("utf-8")))
