@@ -5,34 +5,58 @@ Each is read by our agent and by the provider's own SDK. The provider on a socke
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 from anthropic import AsyncAnthropic
-from openai import AsyncOpenAI
 from pydantic_core import from_json
 
 from benchmarks.decoding import through
 from benchmarks.measure import Plan, Side, Table, main
 from benchmarks.provider import (
+    ANTHROPIC,
+    API,
+    BY_SDK,
+    OPENAI,
     TURN,
     anthropic_chunks,
-    anthropic_client,
+    first_token,
     http_client,
     openai_client,
+    over_a_socket,
     raw_anthropic,
-    raw_openai,
+    unpaced,
 )
-from benchmarks.served import provider
-from miniagents import MiniAgents
+from miniagents import MiniAgent, MiniAgents
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
-_ROW: dict[str, Any] = {"unit": "us an answer", "base_name": "SDK create(stream=True)"}
+    from openai import AsyncOpenAI
+
+    from benchmarks.provider import Answer
+
+
+def openai_agent(client: AsyncOpenAI) -> MiniAgent[Any]:
+    """Return an agent of a client of OpenAI."""
+    return create_openai_agent("gpt-4o", async_client=client)
+
+
+def anthropic_agent(client: AsyncAnthropic) -> MiniAgent[Any]:
+    """Return an agent of a client of Anthropic."""
+    return create_anthropic_agent("claude", async_client=client)
+
+
+def answer_of(agent: MiniAgent[Any]) -> Answer:
+    """Return a function that asks the agent, and yields the tokens of its answer."""
+
+    async def answer() -> AsyncIterator[str]:
+        async for promise in agent.trigger("Tell me something"):
+            async for token in promise:
+                yield token
+
+    return answer
 
 
 def by_hand(client: AsyncOpenAI, words: int) -> Side:
@@ -50,106 +74,53 @@ def by_hand(client: AsyncOpenAI, words: int) -> Side:
     return side
 
 
-def many(side: Side, count: int) -> Side:
-    """Return a side that reads so many answers at once."""
-
-    async def sides() -> None:
-        await asyncio.gather(*[side() for _ in range(count)])
-
-    return sides
-
-
-async def _unpaced(table: Table, plan: Plan) -> None:
-    """Compare answers whose bytes are all there: of 20 chunks, of one, and of 300."""
-    for count, goals in ((20, (0.35, 0.8)), (1, (None, 1.1)), (300, (None, 0.25))):
-        words, repeat = plan.sized(count), max(1, 300 // count)
-        openai, anthropic = openai_client(words), anthropic_client(words)
-        async with openai, anthropic:
-            row = {"units": 1, "repeat": repeat, **_ROW}
-            agent = through(create_openai_agent("gpt-4o", async_client=openai), words)
-            name = f"{count} chunk{'s' * (count > 1)}, unpaced"
-            await table.compare(f"OpenAI, {name}", raw_openai(openai, words), agent, plan, goal=goals[0], **row)
-            agent = through(create_anthropic_agent("claude", async_client=anthropic), words)
-            base = raw_anthropic(anthropic, words)
-            await table.compare(f"Anthropic, {name}", base, agent, plan, goal=goals[1], **row)
-
-
-async def _paced(table: Table, plan: Plan) -> None:
+async def _by_loop(table: Table, plan: Plan) -> None:
     """Compare an answer of Anthropic that comes at the pace of the loop, and decoding with a few lines by hand."""
+    row: dict[str, Any] = {"units": 1, "unit": "us an answer"}
     words = plan.sized(300)
     anthropic = AsyncAnthropic(api_key="none", http_client=http_client(anthropic_chunks(words), paced=True))
     async with anthropic:
-        agent = through(create_anthropic_agent("claude", async_client=anthropic), words)
+        sides = raw_anthropic(anthropic, words), through(anthropic_agent(anthropic), words)
         name = "Anthropic, 300 chunks, a step of the loop each"
-        await table.compare(name, raw_anthropic(anthropic, words), agent, plan, units=1, repeat=5, goal=0.45, **_ROW)
+        await table.compare(name, *sides, plan, repeat=5, base_name=BY_SDK, goal=0.45, **row)
     words = plan.sized(2_000)
     async with openai_client(words) as openai:
-        agent = through(create_openai_agent("gpt-4o", async_client=openai), words)
+        sides = by_hand(openai, words), through(openai_agent(openai), words)
         name, base_name = "OpenAI, 2,000 chunks, beside decoding by hand", "8 lines without a check"
-        row = {**_ROW, "base_name": base_name, "goal": 1.2}
-        await table.compare(name, by_hand(openai, words), agent, plan, units=1, repeat=3, **row)
-
-
-async def _over_a_socket(table: Table, plan: Plan) -> None:
-    """Compare paced answers over a socket: one, and 200 at once; and the time to the first token on the clock."""
-    for name, count, gap, at_once, goal in (
-        ("OpenAI over a socket, 300 chunks, 1 ms apart", 300, 0.001, 1, 0.5),
-        ("200 answers at once over a socket, 100 chunks, 5 ms apart", 100, 0.005, 200, 0.25),
-    ):
-        words = plan.sized(count)
-        with provider(words, gap=gap) as url:
-            async with AsyncOpenAI(api_key="none", base_url=f"{url}/v1") as client:
-                number = plan.sized(at_once)
-                base = many(raw_openai(client, words), number)
-                ours = many(through(create_openai_agent("gpt-4o", async_client=client), words), number)
-                await table.compare(name, base, ours, plan, units=number, goal=goal, **_ROW)
-    with provider(1) as url:
-        async with AsyncOpenAI(api_key="none", base_url=f"{url}/v1") as client:
-            agent = create_openai_agent("gpt-4o", async_client=client)
-            taken: tuple[list[float], list[float]] = ([], [])
-            for _ in range(plan.sized(300)):
-                for times, first in zip(taken, (_first_of_sdk(client), _first_of_agent(agent)), strict=True):
-                    times.append(await _milliseconds(first))
-    name = "time to the first token over a socket"
-    table.add(name, "ms on the clock", *taken, base_name=_ROW["base_name"], goal=1.05)
-
-
-async def _milliseconds(first: Callable[[], Awaitable[float]]) -> float:
-    """Return the milliseconds on the clock until the first token."""
-    started = time.perf_counter()
-    return (await first() - started) * 1000
-
-
-def _first_of_sdk(client: AsyncOpenAI) -> Callable[[], Awaitable[float]]:
-    async def first() -> float:
-        came = 0.0
-        async for chunk in await client.chat.completions.create(model="gpt-4o", messages=[TURN], stream=True):
-            if not came and chunk.choices[0].delta.content:
-                came = time.perf_counter()
-        return came
-
-    return first
-
-
-def _first_of_agent(agent: Any) -> Callable[[], Awaitable[float]]:
-    async def first() -> float:
-        came = 0.0
-        async for promise in agent.trigger("Tell me something"):
-            async for _ in promise:
-                came = came or time.perf_counter()
-        return came
-
-    return first
+        await table.compare(name, *sides, plan, repeat=3, base_name=base_name, goal=1.2, **row)
 
 
 async def benchmark(plan: Plan) -> Table:
     """Measure answers without a pace, at a pace, and over a socket."""
     table = Table("What a user feels: answers of providers")
+    agents: tuple[tuple[API, Callable[[Any], MiniAgent[Any]]], ...]
+    agents = (OPENAI, openai_agent), (ANTHROPIC, anthropic_agent)
     async with MiniAgents():
-        await _unpaced(table, plan)
-        await _paced(table, plan)
-        await _over_a_socket(table, plan)
+        for count, goals in ((20, (0.35, 0.8)), (1, (None, 1.1)), (300, (None, 0.25))):
+            for (api, agent), goal in zip(agents, goals, strict=True):
+                name = f"{api.name}, {count} chunk{'s' * (count > 1)}, unpaced"
+                await unpaced(table, plan, api, _through(agent), count, name=name, goal=goal)
+        await _by_loop(table, plan)
+        for api, agent in agents:
+            name = f"{api.name} over a socket, 300 chunks, 1 ms apart"
+            await over_a_socket(table, plan, api, _through(agent), 300, 0.001, name=name, goal=0.5)
+        for api, agent in agents:
+            name = f"{api.name} over a socket, 200 answers at once, 100 chunks, 5 ms apart"
+            await over_a_socket(table, plan, api, _through(agent), 100, 0.005, 200, name=name, goal=0.25)
+        for api, agent in agents:
+            name = f"{api.name} over a socket, time to the first token"
+            await first_token(table, plan, api, _asked(agent), name=name, goal=1.05)
     return table
+
+
+def _through(agent: Callable[[Any], MiniAgent[Any]]) -> Callable[[Any, int], Side]:
+    """Return a function that makes an agent of a client, and returns a side that reads its answer."""
+    return lambda client, words: through(agent(client), words)
+
+
+def _asked(agent: Callable[[Any], MiniAgent[Any]]) -> Callable[[Any], Answer]:
+    """Return a function that makes an agent of a client, and returns a function that asks it."""
+    return lambda client: answer_of(agent(client))
 
 
 if __name__ == "__main__":

@@ -52,14 +52,13 @@ def _beside_others(columns: list[dict[str, str]], peers: dict[str, list[dict[str
     rows = [[name, *map(cell_of_peer, cells)] for name, cells in peers.items()]
     goals = ["**goal**", *(column["goal"] for column in columns)]
     yield _table(["", *(column["name"] for column in columns)], [_bare(peers), *rows, goals])
-    reasons = [
-        f"- {name}, {column['name']}: {cell['reason']}"
-        for name, cells in peers.items()
-        for column, cell in zip(columns, cells, strict=True)
-        if "reason" in cell
-    ]
-    if reasons:
-        yield "\n".join(reasons)
+    failed: dict[tuple[str, str], list[str]] = {}
+    for name, cells in peers.items():
+        for column, cell in zip(columns, cells, strict=True):
+            if "reason" in cell:
+                failed.setdefault((name, cell["reason"]), []).append(column["name"])
+    if failed:
+        yield "\n".join(f"- {name}, {'; '.join(names)}: {reason}" for (name, reason), names in failed.items())
 
 
 def _bare(peers: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -67,7 +66,7 @@ def _bare(peers: dict[str, list[dict[str, Any]]]) -> list[str]:
     bare = ["bare"]
     for cells in zip(*peers.values(), strict=True):
         rows = [cell["row"] for cell in cells if cell.get("row")]
-        bare.append(f"{_short(rows[0]['base']['median'])} {rows[0]['unit'].split(' a ')[0]}" if rows else "-")
+        bare.append(f"{_short(rows[0]['base']['median'])} {rows[0]['unit'].split()[0]}" if rows else "-")
     return bare
 
 

@@ -39,7 +39,7 @@ class Plan:
 
     quick: bool = False
     seconds: float = math.inf
-    """Seconds that a row may take; slow rows have fewer rounds."""
+    """Seconds on the clock that a row may take; slow rows have fewer rounds."""
 
     @property
     def rounds(self) -> int:
@@ -143,14 +143,16 @@ class Table:
         """
         repeat = 1 if plan.quick else repeat
         # the first run of each side fills caches
+        began = time.perf_counter()
         first = (await seconds(base), await seconds(ours))
+        took = time.perf_counter() - began  # on the clock: a paced stream takes more than its CPU time
         rounds = [
             (await seconds(base, repeat) / repeat, await seconds(ours, repeat) / repeat)
-            for _ in range(plan.rounds_of(sum(first) * repeat))
+            for _ in range(plan.rounds_of(took * repeat))
         ] or [first]
         scale = 1e9 if unit.startswith("ns") else 1e6
-        bases = [took * scale / units for took, _ in rounds]
-        measured = [took * scale / (our_units or units) for _, took in rounds]
+        bases = [theirs * scale / units for theirs, _ in rounds]
+        measured = [mine * scale / (our_units or units) for _, mine in rounds]
         self.add(name, unit, bases, measured, base_name=base_name, goal=goal)
 
     def __str__(self) -> str:

@@ -1,20 +1,35 @@
-"""Streams of the providers over a transport that uses no network, and SDKs that read them, without any framework."""
+"""Answers of providers, and the SDKs that read them without any framework.
+
+The answers come over a transport that uses no network, or from a provider on a socket. `unpaced`, `over_a_socket` and
+`first_token` compare a framework with the SDK; they serve MiniAgents and the peers alike.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
+from benchmarks.served import provider
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
-    from benchmarks.measure import Side
+    from benchmarks.measure import Plan, Side, Table
 
+    Reading = Callable[[Any, int], Side]
+    """Function that returns a side which reads an answer of a client, and checks the number of its words."""
+    Answer = Callable[[], AsyncIterator[object]]
+    """Function that asks for an answer, and yields an item for each of its tokens."""
+
+BY_SDK = "SDK create(stream=True)"
+"""Name of the base of answers."""
 TURN: Any = {"role": "user", "content": "Tell me something"}
 
 
@@ -94,6 +109,20 @@ def anthropic_client(count: int) -> AsyncAnthropic:
     return AsyncAnthropic(api_key="none", http_client=http_client(anthropic_chunks(count)))
 
 
+async def said_by_openai(client: AsyncOpenAI) -> AsyncIterator[str]:
+    """Ask for an answer with the SDK, and yield its texts."""
+    async for chunk in await client.chat.completions.create(model="gpt-4o", messages=[TURN], stream=True):
+        if text := chunk.choices[0].delta.content:
+            yield text
+
+
+async def said_by_anthropic(client: AsyncAnthropic) -> AsyncIterator[object]:
+    """Ask for an answer with the SDK, and yield its deltas."""
+    async for event in await client.messages.create(model="claude", max_tokens=9, messages=[TURN], stream=True):
+        if event.type == "content_block_delta":
+            yield event.delta
+
+
 def raw_openai(client: AsyncOpenAI, words: int) -> Side:
     """Return a side that reads an answer with the SDK, and checks the number of words."""
 
@@ -124,3 +153,106 @@ def bytes_only(client: httpx2.AsyncClient, url: str = "http://provider/", reques
                 pass
 
     return side
+
+
+@dataclass(frozen=True)
+class API:
+    """API of a provider, with its SDK."""
+
+    name: str
+    mocked: Callable[[int], Any]
+    """Return a client whose every answer has that many words, without a network."""
+    connect: Callable[[str], Any]
+    """Return a client of the provider with that URL."""
+    raw: Reading
+    said: Callable[[Any], AsyncIterator[object]]
+    """Ask for an answer with the SDK, and yield an item for each of its tokens."""
+
+
+OPENAI = API(
+    "OpenAI",
+    openai_client,
+    lambda url: AsyncOpenAI(api_key="none", base_url=f"{url}/v1"),
+    raw_openai,
+    said_by_openai,
+)
+ANTHROPIC = API(
+    "Anthropic",
+    anthropic_client,
+    lambda url: AsyncAnthropic(api_key="none", base_url=url),
+    raw_anthropic,
+    said_by_anthropic,
+)
+
+
+def many(side: Side, count: int) -> Side:
+    """Return a side that reads so many answers at once."""
+
+    async def sides() -> None:
+        await asyncio.gather(*[side() for _ in range(count)])
+
+    return sides
+
+
+async def unpaced(
+    table: Table, plan: Plan, api: API, ours: Reading, count: int, *, name: str = "", goal: float | None = None
+) -> None:
+    """Compare reading an answer of `count` chunks whose bytes are all there with the SDK."""
+    words = plan.sized(count)
+    async with api.mocked(words) as client:
+        row: dict[str, Any] = {"units": 1, "unit": "us an answer", "base_name": BY_SDK, "repeat": max(1, 300 // count)}
+        await table.compare(name, api.raw(client, words), ours(client, words), plan, goal=goal, **row)
+
+
+async def over_a_socket(
+    table: Table,
+    plan: Plan,
+    api: API,
+    ours: Reading,
+    count: int,
+    gap: float,
+    at_once: int = 1,
+    *,
+    name: str = "",
+    goal: float | None = None,
+) -> None:
+    """Compare reading `at_once` answers of `count` chunks over a socket, `gap` seconds apart, with the SDK."""
+    words, number = plan.sized(count), plan.sized(at_once)
+    with provider(words, gap=gap) as url:
+        async with api.connect(url) as theirs, api.connect(url) as client:  # each opens connections of its own
+            sides = many(api.raw(theirs, words), number), many(ours(client, words), number)
+            row: dict[str, Any] = {"units": number, "unit": "us an answer", "base_name": BY_SDK}
+            await table.compare(name, *sides, plan, goal=goal, **row)
+
+
+async def first_token(
+    table: Table,
+    plan: Plan,
+    api: API,
+    ours: Callable[[Any], Answer],
+    *,
+    name: str = "",
+    goal: float | None = None,
+) -> None:
+    """Compare the time on the clock until the first token of an answer over a socket with the SDK."""
+    with provider(1) as url:
+        async with api.connect(url) as client:
+            times: tuple[list[float], list[float]] = ([], [])
+            sides = (lambda: api.said(client)), ours(client)
+            began = time.perf_counter()
+            for number in range(plan.sized(300)):
+                taken = [await _milliseconds(answer) for answer in sides]
+                if number and time.perf_counter() - began > plan.seconds:
+                    break
+                if number:  # the first ones fill caches and connect
+                    for side, took in zip(times, taken, strict=True):
+                        side.append(took)
+    table.add(name, "ms on the clock", *times, base_name=BY_SDK, goal=goal)
+
+
+async def _milliseconds(answer: Answer) -> float:
+    """Return the milliseconds until the first token of an answer, and read the answer to its end."""
+    began, came = time.perf_counter(), 0.0
+    async for _ in answer():
+        came = came or time.perf_counter()
+    return (came - began) * 1000

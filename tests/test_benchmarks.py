@@ -110,7 +110,8 @@ def test_peer_passes_tokens_on_in_its_environment(module: str) -> None:
     if not environment.python.exists():
         pytest.skip("`python -m benchmarks.peers` makes the environments of peers")
 
-    command = environment.command(f"benchmarks.peers.{module}", "0", "--quick")
+    names = [measure.name for measure in import_module("benchmarks.peers.peer").MEASURES]
+    command = environment.command(f"benchmarks.peers.{module}", str(names.index("1,000 tokens")), "--quick")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
@@ -130,6 +131,62 @@ def test_table_shows_a_peer_that_fails_with_the_reason() -> None:
     assert "| another | fails |" in text
     assert "| third | - |" in text
     assert "- another, 1,000 tokens: TypeError: no" in text
+
+
+def test_table_tells_the_reason_once_when_several_measures_of_a_peer_fail() -> None:
+    """Measures of one framework that fail for the same reason share a line below the table."""
+    columns = [{"name": name, "goal": ""} for name in ("20 chunks", "1 chunk", "300 chunks")]
+    peers = {"one": [{"reason": "TypeError: no"}, {"reason": "TypeError: no"}, {"reason": "ValueError: yes"}]}
+
+    text = import_module("benchmarks.markdown").as_markdown({"name": "Chunks", "columns": columns, "peers": peers})
+
+    assert text.splitlines()[-2:] == ["- one, 20 chunks; 1 chunk: TypeError: no", "- one, 300 chunks: ValueError: yes"]
+
+
+def test_peer_goes_on_when_a_measure_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A measure that raises gives its reason, and the measures after it give their rows."""
+    peer, bare = import_module("benchmarks.peers.peer"), import_module("benchmarks.bare")
+
+    async def tokens(count: int, agents: int) -> int:
+        await bare.consume(bare.tokens_of(count))
+        return count
+
+    async def call(turns: int) -> str:
+        return "no echo"
+
+    names = [measure.name for measure in peer.MEASURES]
+    chosen = [str(names.index("one by one")), str(names.index("1,000 tokens")), str(names.index("second reader"))]
+    monkeypatch.setattr(sys, "argv", ["peer", *chosen, "--quick"])
+
+    peer.main(peer.Peer(packages=(), tokens=tokens, call=call))
+
+    failed, row, none = map(json.loads, capsys.readouterr().out.splitlines())
+    assert failed["reason"] == 'AssertionError: the echo of "hello" is "no echo"'
+    assert row["row"]["ratio"]["median"] > 0
+    assert none["row"] is None
+
+
+def test_runner_takes_the_measures_after_one_that_ends_the_process() -> None:
+    """If the process of a framework ends within a measure, its last words are the reason, and a new one goes on."""
+    run = import_module("benchmarks.peers.run")
+    program = (
+        "import json, sys\n"
+        "for number in map(int, sys.argv[1:sys.argv.index('--limit')]):\n"
+        "    if number == 1: sys.exit('not finished after 1 s')\n"
+        "    print(json.dumps({'row': None, 'number': number}), flush=True)"
+    )
+
+    class Environment:
+        """Environment whose peer fails at its second measure."""
+
+        def command(self, module: str, *arguments: str) -> list[str]:
+            """Return the command of the program."""
+            return [sys.executable, "-c", program, *arguments]
+
+    cells = run._cells(Environment(), "any", "one", [0, 1, 2], quick=True)
+
+    assert [cell.get("number") for cell in cells] == [0, None, 2]
+    assert cells[1] == {"reason": "not finished after 1 s"}
 
 
 def test_report_writes_a_page_with_a_plot_of_each_table(tmp_path: Path) -> None:

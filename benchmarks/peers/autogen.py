@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from autogen_core import CancellationToken
     from openai import AsyncOpenAI
 
-    from benchmarks.peers.peer import Counted
+    from benchmarks.provider import Answer
 
 
 class Streaming(BaseChatAgent):
@@ -66,6 +66,12 @@ class Echo(Streaming):
         return Response(chat_message=messages[-1])
 
 
+async def said_by(agent: Any) -> AsyncIterator[str]:
+    async for event in agent.run_stream(task="Tell me something"):
+        if isinstance(event, ModelClientStreamingChunkEvent):
+            yield event.content
+
+
 async def read(agent: Any) -> int:
     count = 0
     async for event in agent.run_stream(task="Tell me something"):
@@ -89,22 +95,27 @@ async def call(turns: int) -> str:
     return str(result.messages[-1].content)
 
 
-def assistant(client: Any) -> Counted:
-    """Return a side that makes a new assistant for each run, because an assistant keeps earlier messages."""
-
-    async def side() -> int:
-        return await read(AssistantAgent("agent", client, model_client_stream=True))
-
-    return side
+def assistant(client: Any) -> Answer:
+    """Return a function that makes a new assistant for each answer, because an assistant keeps earlier messages."""
+    return lambda: said_by(AssistantAgent("agent", client, model_client_stream=True))
 
 
-def openai(client: AsyncOpenAI) -> Counted:
-    return assistant(OpenAIChatCompletionClient(model="gpt-4o", api_key="none", http_client=client._client))
-
-
-def anthropic(client: AsyncAnthropic) -> Counted:
+def openai(client: AsyncOpenAI) -> Answer:
     return assistant(
-        AnthropicChatCompletionClient(model="claude-sonnet-4-20250514", api_key="none", http_client=client._client)
+        OpenAIChatCompletionClient(
+            model="gpt-4o", api_key="none", base_url=str(client.base_url), http_client=client._client
+        )
+    )
+
+
+def anthropic(client: AsyncAnthropic) -> Answer:
+    return assistant(
+        AnthropicChatCompletionClient(
+            model="claude-sonnet-4-20250514",
+            api_key="none",
+            base_url=str(client.base_url),
+            http_client=client._client,
+        )
     )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
-    from benchmarks.peers.peer import Counted
+    from benchmarks.provider import Answer
 
 
 async def said(counts: AsyncIterator[int]) -> AsyncIterator[str]:
@@ -51,26 +51,24 @@ async def call(turns: int) -> str:
     return str(await ECHO.ainvoke(("hello", turns)))
 
 
-def read(model: Any) -> Counted:
-    async def side() -> int:
-        count = 0
+def answer_of(model: Any) -> Answer:
+    async def answer() -> AsyncIterator[object]:
         async for chunk in model.astream("Tell me something"):
             if chunk.content:
-                count += 1
-        return count
+                yield chunk
 
-    return side
+    return answer
 
 
-def openai(client: AsyncOpenAI) -> Counted:
+def openai(client: AsyncOpenAI) -> Answer:
     completions = client.chat.completions
-    return read(ChatOpenAI(model="gpt-4o", api_key="none", async_client=completions, root_async_client=client))
+    return answer_of(ChatOpenAI(model="gpt-4o", api_key="none", async_client=completions, root_async_client=client))
 
 
-def anthropic(client: AsyncAnthropic) -> Counted:
+def anthropic(client: AsyncAnthropic) -> Answer:
     model = ChatAnthropic(model="claude-sonnet-4-20250514", api_key="none")
     model.__dict__["_async_client"] = client  # a cached property; it takes no client, and no HTTP client
-    return read(model)
+    return answer_of(model)
 
 
 PACKAGES = ("langchain-core", "langchain-openai", "langchain-anthropic")

@@ -13,6 +13,7 @@ from miniagents.ext.llms.openai import OpenAIAgent
 
 if TYPE_CHECKING:
     from benchmarks.peers.peer import Counted
+    from benchmarks.provider import Answer
 
 
 async def tokens_of(count: int):
@@ -69,24 +70,22 @@ async def call(turns: int) -> str:
     return reply.content
 
 
-def read(agent: Any, **options: Any) -> Counted:
-    async def side() -> int:
-        count = 0
+def answer_of(agent: Any, **options: Any) -> Answer:
+    async def answer():
         async for promise in agent.trigger("Tell me something", **options):
             async for token in promise:
                 if token.content:
-                    count += 1
-        return count
+                    yield token
 
-    return side
-
-
-def openai(client) -> Counted:
-    return read(OpenAIAgent.fork(non_freezable_kwargs={"async_client": client}), model="gpt-4o")
+    return answer
 
 
-def anthropic(client) -> Counted:
-    return read(AnthropicAgent.fork(non_freezable_kwargs={"async_client": client}), model="claude", max_tokens=9)
+def openai(client) -> Answer:
+    return answer_of(OpenAIAgent.fork(non_freezable_kwargs={"async_client": client}), model="gpt-4o")
+
+
+def anthropic(client) -> Answer:
+    return answer_of(AnthropicAgent.fork(non_freezable_kwargs={"async_client": client}), model="claude", max_tokens=9)
 
 
 PEER = Peer(

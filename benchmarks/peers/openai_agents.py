@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from benchmarks.peers.peer import Counted
+    from benchmarks.provider import Answer
 
 
 def message(text: str) -> ResponseOutputMessage:
@@ -103,13 +104,9 @@ async def call(turns: int) -> str:
     return str((await Runner.run(ECHOES[turns], "hello")).final_output)
 
 
-def openai(client: AsyncOpenAI) -> Counted:
+def openai(client: AsyncOpenAI) -> Answer:
     agent: Agent[Any] = Agent("agent", model=OpenAIChatCompletionsModel("gpt-4o", client))
-
-    async def side() -> int:
-        return await read(agent)
-
-    return side
+    return lambda: said_by(agent)
 
 
 def tools(client: AsyncOpenAI) -> Counted:

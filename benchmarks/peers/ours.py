@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.bare import TOKEN, consume
 from benchmarks.by_hand import acting
-from benchmarks.calls import agent_call, agents_at_once
+from benchmarks.calls import agent_call
 from benchmarks.peers.peer import Peer, main
 from benchmarks.tokens import finished, pass_on, through
-from miniagents import MiniAgent, MiniAgents
-from miniagents.ext.llm.anthropic import create_anthropic_agent
+from miniagents import MiniAgents
 from miniagents.ext.llm.openai import create_openai_agent
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from benchmarks.peers.peer import Counted
+    from benchmarks.provider import Answer
 
 
 async def tokens(count: int, agents: int) -> int:
@@ -46,23 +46,16 @@ async def call(turns: int) -> str:
     return str(reply)
 
 
-def read(agent: MiniAgent[Any]) -> Counted:
-    async def side() -> int:
-        count = 0
-        async for promise in agent.trigger("Tell me something"):
-            async for _ in promise:
-                count += 1
-        return count
+def openai(client: AsyncOpenAI) -> Answer:
+    from benchmarks.answers import answer_of, openai_agent  # imports the SDKs, which calls and tokens do not need
 
-    return side
+    return answer_of(openai_agent(client))
 
 
-def openai(client: AsyncOpenAI) -> Counted:
-    return read(create_openai_agent("gpt-4o", async_client=client))
+def anthropic(client: AsyncAnthropic) -> Answer:
+    from benchmarks.answers import answer_of, anthropic_agent  # as above
 
-
-def anthropic(client: AsyncAnthropic) -> Counted:
-    return read(create_anthropic_agent("claude", async_client=client))
+    return answer_of(anthropic_agent(client))
 
 
 def tools(client: AsyncOpenAI) -> Counted:
@@ -90,7 +83,6 @@ PEER = Peer(
     packages=("pydantic", "openai", "anthropic"),
     tokens=tokens,
     call=call,
-    at_once=agents_at_once,
     second_reader=second_reader,
     openai=openai,
     anthropic=anthropic,

@@ -1,4 +1,4 @@
-"""Measures of all frameworks: the same work for each, one measure a process, compared with the bare work.
+"""Measures of all frameworks: the same work for each, one table a process, compared with the bare work.
 
 A peer is a small script that defines how its framework does that work, and calls `main`.
 """
@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,14 @@ if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
     from openai import AsyncOpenAI
 
+    from benchmarks.provider import API, Answer
+
     Counted = Callable[[], Awaitable[int]]
 
 AGENTS = 10
 CHUNKS = 2_000
+_HANGS = 5
+"""Number of limits on the clock after which a measure is stopped that uses no CPU time."""
 
 
 @dataclass(kw_only=True)
@@ -42,13 +47,11 @@ class Peer:
     """Send a number of fixed tokens through a number of agents, and return the number of tokens that arrived."""
     call: Callable[[int], Awaitable[str]] | None = None
     """Let an agent echo "hello" after a number of steps of the loop."""
-    at_once: Callable[[int], Side] | None = None
-    """Make a number of calls at once; None to use `asyncio.gather`."""
     second_reader: Callable[[int], Awaitable[Counted]] | None = None
     """Read a stream of a number of tokens to its end, and return a function that reads it again."""
-    openai: Callable[[AsyncOpenAI], Counted] | None = None
-    """Return a function that reads an answer of the client token by token."""
-    anthropic: Callable[[AsyncAnthropic], Counted] | None = None
+    openai: Callable[[AsyncOpenAI], Answer] | None = None
+    """Return a function that asks the client's provider, and yields an item for each token of the answer."""
+    anthropic: Callable[[AsyncAnthropic], Answer] | None = None
     tools: Callable[[AsyncOpenAI], Counted] | None = None
     """Return a function that answers a question with the tool of `benchmarks.by_hand.acting`, and counts the words."""
     output: Callable[[AsyncOpenAI], Callable[[], Awaitable[object]]] | None = None
@@ -92,41 +95,87 @@ async def calls(peer: Peer, table: Table, plan: Plan) -> None:
     await table.compare("", *sides, plan, units=size, unit="us a call")
 
 
-def side_at_once(peer: Peer) -> Callable[[int], Side]:
-    """Return the function that makes calls at once."""
-    assert peer.call is not None
-    return peer.at_once or functools.partial(at_once, peer.call)
-
-
 async def calls_at_once(peer: Peer, table: Table, plan: Plan, count: int) -> None:
-    """Measure calls at once."""
+    """Measure calls at once, both sides by `asyncio.gather`."""
     size = plan.sized(count)
-    sides = at_once(bare_call, size), side_at_once(peer)(size)
+    assert peer.call is not None
+    sides = at_once(bare_call, size), at_once(peer.call, size)
     await table.compare("", *sides, plan, units=size, unit="us a call")
 
 
 async def memory(peer: Peer, table: Table, plan: Plan, count: int) -> None:
     """Measure the peak of memory of calls at once."""
     size = plan.sized(count)
+    assert peer.call is not None
     base = await bytes_a_call(functools.partial(at_once, bare_call), size)
-    ours = await bytes_a_call(side_at_once(peer), size)
+    ours = await bytes_a_call(functools.partial(at_once, peer.call), size)
     table.add("", "bytes a call", [base], [ours], base_name="bare task")
 
 
-async def provider_stream(peer: Peer, table: Table, plan: Plan, provider: str) -> None:
-    """Measure reading a provider's answer, compared with the SDK."""
-    from benchmarks import provider as wire  # not every peer needs the SDKs
+async def answer_of_20(peer: Peer, table: Table, plan: Plan) -> None:
+    """Measure a stream of 20 tokens through one agent, compared with a bare generator."""
+    sides = generator(20), checked(lambda: peer.tokens(20, 1), 20)
+    await table.compare("", *sides, plan, units=1, unit="us an answer", repeat=100)
 
+
+def reading(ask: Callable[[Any], Answer]) -> Callable[[Any, int], Side]:
+    """Return a function that returns a side which reads an answer of a client, and checks the number of tokens."""
+
+    def side(client: Any, words: int) -> Side:
+        answer = ask(client)
+
+        async def count() -> int:
+            came = 0
+            async for _ in answer():
+                came += 1
+            return came
+
+        return checked(count, words)
+
+    return side
+
+
+def asked(peer: Peer, provider: str) -> tuple[API, Callable[[Any], Answer]]:
+    """Return the API of a provider, and how the framework asks it."""
+    from benchmarks.provider import ANTHROPIC, OPENAI  # not every peer needs the SDKs
+
+    ask: Callable[[Any], Answer] = getattr(peer, provider)
+    return OPENAI if provider == "openai" else ANTHROPIC, ask
+
+
+async def provider_stream(peer: Peer, table: Table, plan: Plan, provider: str) -> None:
+    """Measure a chunk of a long answer whose bytes are all there, compared with the SDK."""
+    api, ask = asked(peer, provider)
     size = plan.sized(CHUNKS)
-    if provider == "openai":
-        assert peer.openai is not None
-        client: Any = wire.openai_client(size)
-        base, ours = wire.raw_openai(client, size), peer.openai(client)
-    else:
-        assert peer.anthropic is not None
-        client = wire.anthropic_client(size)
-        base, ours = wire.raw_anthropic(client, size), peer.anthropic(client)
-    await table.compare("", base, checked(ours, size), plan, units=size, unit="us a chunk")
+    async with api.mocked(size) as client:
+        sides = api.raw(client, size), reading(ask)(client, size)
+        await table.compare("", *sides, plan, units=size, unit="us a chunk")
+
+
+async def answer_unpaced(peer: Peer, table: Table, plan: Plan, provider: str, count: int) -> None:
+    """Measure an answer of `count` chunks whose bytes are all there, compared with the SDK."""
+    from benchmarks.provider import unpaced
+
+    api, ask = asked(peer, provider)
+    await unpaced(table, plan, api, reading(ask), count)
+
+
+async def answers_paced(
+    peer: Peer, table: Table, plan: Plan, provider: str, count: int, gap: float, at_once: int
+) -> None:
+    """Measure answers over a socket whose chunks are `gap` seconds apart, compared with the SDK."""
+    from benchmarks.provider import over_a_socket
+
+    api, ask = asked(peer, provider)
+    await over_a_socket(table, plan, api, reading(ask), count, gap, at_once)
+
+
+async def first_token(peer: Peer, table: Table, plan: Plan, provider: str) -> None:
+    """Measure the time on the clock until the first token over a socket, compared with the SDK."""
+    from benchmarks import provider as wire
+
+    api, ask = asked(peer, provider)
+    await wire.first_token(table, plan, api, ask)
 
 
 async def tools(peer: Peer, table: Table, plan: Plan) -> None:
@@ -179,21 +228,36 @@ class Measure:
     """Attribute of a peer that the measure uses; a peer whose attribute is None is not measured."""
 
 
+def _felt(name: str, provider: str, goals: tuple[str, str]) -> list[Measure]:
+    """Return what a user feels of a provider's answers; `goals` are those of the unpaced ones."""
+    part = functools.partial
+    paced = part(answers_paced, provider=provider)
+    works: list[tuple[str, Callable[..., Awaitable[None]], str]] = [
+        ("20 chunks", part(answer_unpaced, provider=provider, count=20), goals[0]),
+        ("1 chunk", part(answer_unpaced, provider=provider, count=1), goals[1]),
+        ("300 over a socket, 1 ms apart", part(paced, count=300, gap=0.001, at_once=1), "<= 0.5x"),
+        ("200 answers of 100 over a socket, 5 ms apart", part(paced, count=100, gap=0.005, at_once=200), "<= 0.25x"),
+        ("first token over a socket", part(first_token, provider=provider), "<= 1.05x"),
+    ]
+    return [Measure(f"What a user feels of {name}", title, work, goal, provider) for title, work, goal in works]
+
+
 def _measures() -> list[Measure]:
     part = functools.partial
     stream, call, provider = "Token pass-through", "Agent calls", "A provider's stream"
     return [
+        *_felt("OpenAI chat", "openai", ("<= 0.35x", "")),
+        *_felt("Anthropic messages", "anthropic", ("<= 0.8x", "<= 1.1x")),
+        Measure(stream, "an answer of 20", answer_of_20, "<= 8x", "tokens"),
         Measure(stream, "1,000 tokens", part(tokens, count=1_000), "<= 4x", "tokens"),
         Measure(stream, "10,000", part(tokens, count=10_000), "<= 3x", "tokens"),
         Measure(stream, "100,000", part(tokens, count=100_000), "<= 3x", "tokens"),
-        Measure(stream, "1,000,000", part(tokens, count=1_000_000), "<= 3x", "tokens"),
         Measure(stream, "second reader", second_reader, "<= 1.3x", "second_reader"),
         Measure(stream, "10,000 through 10 agents", part(tokens, count=10_000, agents=AGENTS), "", "tokens"),
-        Measure(call, "one by one", calls, "<= 4x", "call"),
-        Measure(call, "1,000 at once", part(calls_at_once, count=1_000), "<= 4x", "call"),
-        Measure(call, "10,000 at once", part(calls_at_once, count=10_000), "<= 4x", "call"),
-        Measure(call, "bytes each, 1,000 at once", part(memory, count=1_000), "", "call"),
-        Measure(call, "bytes each, 10,000 at once", part(memory, count=10_000), "<= 6,000", "call"),
+        Measure(call, "one by one", calls, "<= 3x", "call"),
+        Measure(call, "1,000 by `gather`", part(calls_at_once, count=1_000), "<= 4x", "call"),
+        Measure(call, "10,000 by `gather`", part(calls_at_once, count=10_000), "<= 4x", "call"),
+        Measure(call, "bytes each, 1,000 by `gather`", part(memory, count=1_000), "<= 6,000", "call"),
         Measure(provider, "OpenAI chat", part(provider_stream, provider="openai"), "<= 0.10x", "openai"),
         Measure(provider, "Anthropic messages", part(provider_stream, provider="anthropic"), "<= 0.35x", "anthropic"),
         Measure("Agents that act", "2 requests, 3 calls", tools, "<= 1x", "tools"),
@@ -214,26 +278,56 @@ async def measured(peer: Peer, measure: Measure, plan: Plan) -> Row | None:
     return table.rows[0]
 
 
-def give_up_after(limit: int) -> None:
-    """End the process after `limit` seconds of CPU time. `RLIMIT_CPU` is not used: Linux counts it in coarse ticks."""
-    while time.process_time() < limit:
-        time.sleep(1)
-    sys.stderr.write(f"not finished after {limit} s of CPU time\n")
-    sys.stderr.flush()
-    os._exit(1)
+class Watch:
+    """Watch on the time of the running measure, which ends the process when a measure takes too long.
+
+    `RLIMIT_CPU` is not used: Linux counts it in coarse ticks.
+
+    Args:
+        limit: seconds of CPU time that a measure may take.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._began = time.process_time(), time.perf_counter()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def restart(self) -> None:
+        """Begin to count the time of another measure."""
+        self._began = time.process_time(), time.perf_counter()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(1)
+            cpu, clock = self._began
+            if time.process_time() - cpu > self._limit:
+                self._end(f"not finished after {self._limit} s of CPU time")
+            if time.perf_counter() - clock > _HANGS * self._limit:
+                self._end(f"not finished after {_HANGS * self._limit} s on the clock")
+
+    def _end(self, reason: str) -> None:
+        sys.stderr.write(f"{reason}\n")
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def main(peer: Peer) -> None:
-    """Take the measure that the command line names, and write the result to the standard output as JSON."""
+    """Take the measures that the command line names; write each result, as it comes, as a line of JSON."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("measure", type=int, help="number of the measure")
+    parser.add_argument("measures", type=int, nargs="+", help="numbers of the measures")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument(
-        "--seconds", type=float, default=3, help="seconds that the measure may take; slow measures have fewer rounds"
+        "--seconds", type=float, default=3, help="seconds that a measure may take; slow measures have fewer rounds"
     )
-    parser.add_argument("--limit", type=int, default=600, help="seconds of CPU time after which the measure is stopped")
+    parser.add_argument("--limit", type=int, default=600, help="seconds of CPU time after which a measure is stopped")
     chosen = parser.parse_args()
-    threading.Thread(target=give_up_after, args=[chosen.limit], daemon=True).start()
-    row = asyncio.run(measured(peer, MEASURES[chosen.measure], Plan(chosen.quick, chosen.seconds)))
-    result = {"row": asdict(row) if row else None, "versions": circumstances(peer.packages)["versions"]}
-    sys.stdout.write(f"{json.dumps(result)}\n")
+    watch = Watch(chosen.limit)
+    for number in chosen.measures:
+        watch.restart()
+        try:
+            row = asyncio.run(measured(peer, MEASURES[number], Plan(chosen.quick, chosen.seconds)))
+            result: dict[str, Any] = {"row": asdict(row) if row else None}
+        except Exception as error:  # the other measures go on
+            traceback.print_exc()
+            result = {"reason": f"{type(error).__name__}: {error}".splitlines()[0][:200]}
+        print(json.dumps({**result, "versions": circumstances(peer.packages)["versions"]}), flush=True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
     from benchmarks.peers.peer import Counted
+    from benchmarks.provider import Answer
 
 
 async def read(said: AsyncIterator[str]) -> int:
@@ -66,21 +67,22 @@ async def call(turns: int) -> str:
     return str((await ECHOES[turns].run("hello")).output)
 
 
-def reader(agent: Agent[Any, str]) -> Counted:
-    async def side() -> int:
+def answer_of(agent: Agent[Any, str]) -> Answer:
+    async def answer() -> AsyncIterator[str]:
         async with agent.run_stream("Tell me something") as result:
-            return await read(result.stream_text(delta=True, debounce_by=None))
+            async for token in result.stream_text(delta=True, debounce_by=None):
+                yield token
 
-    return side
-
-
-def openai(client: AsyncOpenAI) -> Counted:
-    return reader(Agent(OpenAIChatModel("gpt-4o", provider=OpenAIProvider(openai_client=client))))
+    return answer
 
 
-def anthropic(client: AsyncAnthropic) -> Counted:
+def openai(client: AsyncOpenAI) -> Answer:
+    return answer_of(Agent(OpenAIChatModel("gpt-4o", provider=OpenAIProvider(openai_client=client))))
+
+
+def anthropic(client: AsyncAnthropic) -> Answer:
     provider = AnthropicProvider(anthropic_client=client)
-    return reader(Agent(AnthropicModel("claude-sonnet-4-20250514", provider=provider)))
+    return answer_of(Agent(AnthropicModel("claude-sonnet-4-20250514", provider=provider)))
 
 
 def acting_model(client: AsyncOpenAI) -> OpenAIChatModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,15 @@ from benchmarks.markdown import cell_of_peer
 from benchmarks.measure import circumstances
 from benchmarks.peers.environments import ALL, FIRST, Environment
 from benchmarks.peers.peer import MEASURES
+from benchmarks.served import PYTHON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["PEERS", "run"]
 
-LIMIT = 60
+LIMIT = 45
 """Seconds of CPU time after which a measure is stopped; the bare side takes 0.2 s."""
-_HANGS = 20 * LIMIT
-"""Seconds on the clock after which a measure that uses no CPU time is stopped."""
 
 PEERS: dict[str, tuple[str, Environment]] = {
     "MiniAgents": ("ours", ALL),
@@ -43,18 +43,18 @@ def run(only: Iterable[str] | None = None, *, quick: bool = False) -> dict[str, 
         for name, (module, environment) in PEERS.items()
         if (not only or module in only) and environment.python.exists()
     }
+    tables = dict.fromkeys(measure.table for measure in MEASURES)
     cells: dict[str, list[dict[str, Any]]] = {}
     for name, (module, environment) in chosen.items():
         cells[name] = []
-        for number, measure in enumerate(MEASURES):
-            cell = _cell(environment, module, number, quick=quick)
+        for table in tables:
+            cells[name] += _cells(environment, module, name, _numbers(table), quick=quick)
+        for cell in cells[name]:
             versions = cell.pop("versions", {})
             if environment is ALL:  # the version of the other one is in its name
                 results["versions"].update(versions)
-            cells[name].append(cell)
-            print(f"{name}, {measure.name}: {cell_of_peer(cell)}", file=sys.stderr, flush=True)
-    for table in dict.fromkeys(measure.table for measure in MEASURES):
-        numbers = [number for number, measure in enumerate(MEASURES) if measure.table == table]
+    for table in tables:
+        numbers = _numbers(table)
         results["tables"].append(
             {
                 "name": f"{table}, beside others",
@@ -69,16 +69,30 @@ def run(only: Iterable[str] | None = None, *, quick: bool = False) -> dict[str, 
     return results
 
 
-def _cell(environment: Environment, module: str, number: int, *, quick: bool) -> dict[str, Any]:
-    """Take one measure of one peer in a new process, and return the row or the reason of the failure."""
-    arguments = [str(number), "--limit", str(LIMIT), *(["--quick"] if quick else [])]
-    command = environment.command(f"benchmarks.peers.{module}", *arguments)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_HANGS, check=False)
-    except subprocess.TimeoutExpired:
-        return {"reason": f"not finished after {_HANGS} s on the clock"}
-    if done.returncode:
-        told = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
-        return {"reason": told[-1][:200]}
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+def _numbers(table: str) -> list[int]:
+    """Return the numbers of the measures of a table."""
+    return [number for number, measure in enumerate(MEASURES) if measure.table == table]
+
+
+def _cells(
+    environment: Environment, module: str, name: str, numbers: list[int], *, quick: bool
+) -> list[dict[str, Any]]:
+    """Take measures of one peer in a new process, and return for each the row or the reason of its failure.
+
+    After a failure, another process takes the measures that are left.
+    """
+    cells: list[dict[str, Any]] = []
+    while left := numbers[len(cells) :]:
+        arguments = [*map(str, left), "--limit", str(LIMIT), *(["--quick"] if quick else [])]
+        command = environment.command(f"benchmarks.peers.{module}", *arguments)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, PYTHON: sys.executable}
+        )
+        found: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+        if len(found) < len(left):
+            told = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
+            found.append({"reason": told[-1][:200]})
+        for number, cell in zip(left, found, strict=False):
+            print(f"{name}, {MEASURES[number].name}: {cell_of_peer(cell)}", file=sys.stderr, flush=True)
+        cells += found
+    return cells
