@@ -15,6 +15,7 @@ from benchmarks.report import RESULTS, report, tables_of_peers
 MODULES = (
     "answers",
     "felt",
+    "waiting",
     "startup",
     "tokens",
     "floors",

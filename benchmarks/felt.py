@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import statistics
-import time
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.bare import at_once, bare_call, consume, generator, one_by_one, tokens_of
@@ -29,7 +26,6 @@ METADATA: dict[str, Any] = {
 }
 """Three kilobytes of nested metadata."""
 PART = "A part of forty-one characters of a text."
-MANY = 1_000_000
 
 
 @miniagent
@@ -89,30 +85,6 @@ async def _streams(table: Table, plan: Plan) -> None:
         await table.compare(name, side, again, plan, units=size, base_name=base_name, goal=goal)
 
 
-async def _blocking(table: Table, plan: Plan) -> None:
-    """Add how long a source that never waits keeps another task, and its first token, waiting."""
-    size, delays, firsts = plan.sized(MANY), [], []
-    for _ in range(plan.rounds):
-        steps = [time.process_time()]
-
-        async def other(steps: list[float] = steps) -> None:
-            while True:
-                await asyncio.sleep(0)
-                steps.append(time.process_time())
-
-        task = asyncio.create_task(other())
-        await asyncio.sleep(0)
-        started, first = time.process_time(), 0.0
-        async for _ in Message.promise(message_token_streamer=lambda _: tokens_of(size)):
-            first = first or time.process_time() - started
-        task.cancel()
-        delays.append(max(after - before for before, after in pairwise(steps)))
-        firsts.append(first)
-    name = "of 1,000,000 tokens of a source that never waits (goal: <= 5)"
-    table.facts[f"ms that another task waits at most, {name}"] = statistics.median(delays) * 1000
-    table.facts[f"ms until the first {name}"] = statistics.median(firsts) * 1000
-
-
 async def _metadata(table: Table, plan: Plan) -> None:
     """Compare ways of a message out of the process and into it with those of a frozen pydantic model."""
     size = plan.sized(300)
@@ -156,12 +128,11 @@ async def _splitting(table: Table, plan: Plan) -> None:
 
 
 async def benchmark(plan: Plan) -> Table:
-    """Measure calls, streams, a source that never waits, metadata, and parts."""
+    """Measure calls, streams, metadata, and parts."""
     table = Table("What a user feels: streams, calls and messages")
     async with MiniAgents():
         assert (await agent_call(0)) == (HELLO,)
         await _streams(table, plan)
-        await _blocking(table, plan)
         await _calls(table, plan)
         await _splitting(table, plan)
     await _metadata(table, plan)
