@@ -6,11 +6,16 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import RESULTS, report, tables_of_peers
+from benchmarks.measure import circumstances
+from benchmarks.report import PEERS, RESULTS, earlier_tables, report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MODULES = (
     "answers",
@@ -35,16 +40,43 @@ MODULES = (
 """The benchmarks, those of what a user feels first."""
 
 
+LIMIT = 1_200
+"""Seconds on the clock after which a benchmark is stopped; the other frameworks have three times as long."""
+
+
 def run(module: str, *, quick: bool) -> dict[str, Any]:
-    """Run one benchmark in a new process, and return its results."""
+    """Run one benchmark in a new process, and return its results, or the reason why it has none."""
     command = [sys.executable, "-m", f"benchmarks.{module}", "--json", "-", *(["--quick"] if quick else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    limit = LIMIT * (3 if module == PEERS else 1)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": {module: f"not finished after {limit:,} s"}}
+    except subprocess.CalledProcessError as error:
+        return {"failed": {module: f"ended with status {error.returncode}"}}
     results: dict[str, Any] = json.loads(done.stdout)
     return results
 
 
-def main() -> None:
-    """Run the benchmarks that the command line chooses, and write their results."""
+def measure(modules: Iterable[str], *, quick: bool) -> dict[str, Any]:
+    """Run benchmarks, and return the results of all; each table has the name of its module.
+
+    A benchmark that fails leaves the others; the results say which failed.
+    """
+    results: dict[str, Any] = {**circumstances(), "tables": [], "failed": {}}
+    for module in modules:
+        began = time.perf_counter()
+        result = run(module, quick=quick)
+        told = result.get("failed", {}).get(module, "measured")
+        print(f"{module}: {told}, {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        results["tables"] += [{**table, "module": module} for table in result.get("tables", [])]
+        for part in ("versions", "failed"):
+            results[part].update(result.get(part, {}))
+    return results
+
+
+def main() -> int:
+    """Run the benchmarks that the command line chooses, write their results, and return 1 if some have failed."""
     parser = argparse.ArgumentParser(
         description="Run all benchmarks, and write tables and plots; see benchmarks/README.md"
     )
@@ -59,17 +91,14 @@ def main() -> None:
         help="where to write (default: benchmarks/results; with --quick: nowhere)",
     )
     chosen = parser.parse_args()
-    results: dict[str, Any] = {"tables": [], "versions": {}}
     modules = [module for module in MODULES if module != "remote" or find_spec("nats")]
-    for module in (*modules, *(["peers"] if chosen.peers else [])):
-        result = run(module, quick=chosen.quick)
-        tables = [*results["tables"], *result.pop("tables", [])]
-        results = {**results, **result, "tables": tables, "versions": {**results["versions"], **result["versions"]}}
+    results = measure([*modules, *([PEERS] if chosen.peers else [])], quick=chosen.quick)
     if folder := chosen.results or (None if chosen.quick else RESULTS):
-        if not chosen.peers:
-            results["tables"] += tables_of_peers(folder)
+        missing = {*results["failed"], *(() if chosen.peers else [PEERS])}
+        results["tables"] += earlier_tables(folder, missing)
         report(results, folder)
+    return bool(results["failed"])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

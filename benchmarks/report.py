@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.markdown import as_markdown
 from benchmarks.plots import plot
 
-__all__ = ["RESULTS", "report", "tables_of_peers"]
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+__all__ = ["PEERS", "RESULTS", "earlier_tables", "report"]
 
 _HERE = Path(__file__).resolve().parent
 RESULTS = _HERE / "results"
+PEERS = "peers"
+"""Module that measures other frameworks."""
 FELT = "What a user feels"
 """Beginning of the names of tables whose rows are as programs are: short, paced, over a socket."""
 _EMPTY_PAGE = "# Results\n\n<!-- results -->\n<!-- end of results -->\n"
@@ -35,17 +40,18 @@ def report(results: dict[str, Any], folder: Path) -> None:
         plot(table, folder / _plot(table))
     page, plots = (_HERE / "README.md", "results/") if folder == RESULTS else (folder / "README.md", "")
     around = page.read_text(encoding="utf-8") if page.exists() else _EMPTY_PAGE
-    part = "\n\n".join([_circumstances(results), *(_shown(table, plots) for table in tables)])
+    failed = [f"Failed: {module} ({reason})." for module, reason in results.get("failed", {}).items()]
+    part = "\n\n".join([_circumstances(results), *failed, *(_shown(table, plots) for table in tables)])
     page.write_text(_PART.sub(lambda _: f"\n{part}\n\n", around), encoding="utf-8")
 
 
-def tables_of_peers(folder: Path) -> list[dict[str, Any]]:
-    """Return the tables of the last results in a folder that have other frameworks, each with its circumstances."""
+def earlier_tables(folder: Path, modules: Collection[str]) -> list[dict[str, Any]]:
+    """Return the tables of these modules among the last results in a folder, each with its circumstances."""
     if not (last := folder / "results.json").exists():
         return []
     results = json.loads(last.read_text(encoding="utf-8"))
     measured = _circumstances(results)
-    return [{"measured": measured, **table} for table in results["tables"] if "peers" in table]
+    return [{"measured": measured, **table} for table in results["tables"] if table["module"] in modules]
 
 
 def _rounded(value: Any) -> Any:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,7 +109,7 @@ def test_peer_passes_tokens_on_in_its_environment(module: str) -> None:
     """The benchmark of each other framework, run by that framework's Python if there is one, prints a result."""
     run = import_module("benchmarks.peers.run")
     [environment] = [environment for name, environment in run.PEERS.values() if name == module]
-    if not environment.python.exists():
+    if not environment.is_made:
         pytest.skip("`python -m benchmarks.peers` makes the environments of peers")
 
     names = [measure.name for measure in import_module("benchmarks.peers.peer").MEASURES]
@@ -213,13 +215,38 @@ def test_report_writes_a_page_with_a_plot_of_each_table(tmp_path: Path) -> None:
 
 def test_report_keeps_the_last_tables_of_other_frameworks_with_their_date(tmp_path: Path) -> None:
     """A run without other frameworks takes over their last tables, and says when and with what they were measured."""
-    peers = {"name": "Peers", "columns": [], "peers": {}}
+    peers = {"name": "Peers", "module": "peers", "columns": [], "peers": {}}
+    own = {"name": "Own", "module": "calls"}
     results = {"date": "2030-01-01", "python": "CPython", "machine": "Linux", "cpus": 2, "versions": {"openai": "3"}}
-    tables_of_peers = import_module("benchmarks.report").tables_of_peers
-    assert tables_of_peers(tmp_path) == []
+    earlier_tables = import_module("benchmarks.report").earlier_tables
+    assert earlier_tables(tmp_path, {"peers"}) == []
     for _ in range(2):
-        (tmp_path / "results.json").write_text(json.dumps(results | {"tables": [{"name": "Own"}, peers]}))
-        (peers,) = tables_of_peers(tmp_path)
+        (tmp_path / "results.json").write_text(json.dumps(results | {"tables": [own, peers]}))
+        (peers,) = earlier_tables(tmp_path, {"peers"})
         assert peers["name"] == "Peers"
         assert peers["measured"] == "2030-01-01, CPython on Linux, 2 CPUs, in one run; openai 3."
         results["date"] = "2031-01-01"
+
+
+def test_all_benchmarks_write_the_tables_of_the_others_when_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A benchmark that fails is named on the page, its last table stays, and the others write new tables."""
+    pytest.importorskip("matplotlib")
+    main, measure = import_module("benchmarks.__main__"), import_module("benchmarks.measure")
+    results = {"date": "2030-01-01", "python": "CPython", "machine": "Linux", "cpus": 2, "versions": {}}
+    spread = measure.Spread(1, 1, 1)
+    row = asdict(measure.Row("a", "us", "b", spread, spread, spread, None))
+    own = {"name": "Last", "module": "no_such_benchmark", "rows": [row], "curves": [], "facts": {}}
+    (tmp_path / "results.json").write_text(json.dumps(results | {"tables": [own]}))
+    monkeypatch.setattr(main, "MODULES", ("no_such_benchmark", "calls"))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--results", str(tmp_path)])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+
+    assert main.main() == 1
+
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Failed: no_such_benchmark (ended with status 1)." in page
+    assert "### Agent calls" in page
+    assert "### Last" in page
+    assert "Measured earlier: 2030-01-01" in page

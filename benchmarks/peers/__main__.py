@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 
 from benchmarks.markdown import as_markdown
@@ -19,7 +20,10 @@ parser.add_argument(
 parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - is the standard output")
 chosen = parser.parse_args()
 for environment in (ALL, FIRST):
-    environment.make(chosen.anew)
+    try:
+        environment.make(chosen.anew)
+    except (OSError, subprocess.CalledProcessError) as error:  # the peers of the other environment are measured
+        print(f"The environment in {environment.folder} could not be made: {error}", file=sys.stderr, flush=True)
 results = run(chosen.only, quick=chosen.quick)
 for table in results["tables"]:
     print(f"{as_markdown(table)}\n", file=sys.stderr if chosen.json == "-" else sys.stdout, flush=True)

@@ -37,16 +37,25 @@ class Environment:
         """Path of the interpreter."""
         return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
+    @property
+    def is_made(self) -> bool:
+        """True if all packages are installed."""
+        return self._installed.exists()
+
+    @property
+    def _installed(self) -> Path:
+        """File with the requirements that are installed, written last."""
+        return self.folder / "installed.txt"
+
     def make(self, anew: bool = False) -> None:
         """Create the environment and install its packages, unless that was done before; always if `anew`."""
-        done = self.folder / "installed.txt"
         wanted = [*self.requirements, *(_group() if self.group else ())]
-        if not anew and done.exists() and done.read_text(encoding="utf-8").splitlines() == wanted:
+        if not anew and self.is_made and self._installed.read_text(encoding="utf-8").splitlines() == wanted:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         venv.create(self.folder, with_pip=True)
         subprocess.run([self.python, "-m", "pip", "install", "--quiet", *wanted], check=True, stdout=sys.stderr)
-        done.write_text("\n".join(wanted), encoding="utf-8")
+        self._installed.write_text("\n".join(wanted), encoding="utf-8")
 
     def command(self, module: str, *arguments: str) -> list[str]:
         """Return the command that runs a module of the checkout in this environment.

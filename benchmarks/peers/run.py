@@ -41,7 +41,7 @@ def run(only: Iterable[str] | None = None, *, quick: bool = False) -> dict[str, 
     chosen = {
         name: (module, environment)
         for name, (module, environment) in PEERS.items()
-        if (not only or module in only) and environment.python.exists()
+        if (not only or module in only) and environment.is_made
     }
     tables = dict.fromkeys(measure.table for measure in MEASURES)
     cells: dict[str, list[dict[str, Any]]] = {}
