@@ -118,6 +118,7 @@ class ProviderServer:
         config = uvicorn.Config(
             self._app,
             interface="asgi3",
+            loop="asyncio",  # on uvloop, which uvicorn would take, 0.38 leaves a socket open if it stops at once
             http="h11",
             ws="none",
             lifespan="off",
