@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from typing_extensions import TypeVar
@@ -259,32 +260,50 @@ class _OpenAI(ProviderAdapter):
             prompt = responses_prompt(messages, system, stored=stored, continued=continued, origin=origin)
             session = ResponsesSession if output_tool is None else partial(ResponsesOutputSession, output_tool)
             create = client.responses.with_streaming_response.create
-            return create, _with_prompt(create, "input", prompt, request), session
+            return create, _with_prompt(client, create, "input", prompt, request), session
         if streamed and "stream_options" not in request and _accepts_stream_options(client):
             request["stream_options"] = {"include_usage": True}
         n = {**request, **(request.get("extra_body") or {})}.get("n") or 1
         n = n if isinstance(n, int) else None
         session = partial(ChatSession, n) if output_tool is None else partial(ChatOutputSession, output_tool, n)
         create = client.chat.completions.with_streaming_response.create
-        return create, _with_prompt(create, "messages", chat_prompt(messages, system, origin=origin), request), session
+        prompt = chat_prompt(messages, system, origin=origin)
+        return create, _with_prompt(client, create, "messages", prompt, request), session
 
 
-def _with_prompt(create: Any, name: str, prompt: list[dict[str, Any]], request: dict[str, Any]) -> dict[str, Any]:
+def _with_prompt(
+    client: Any, create: Any, name: str, prompt: list[dict[str, Any]], request: dict[str, Any]
+) -> dict[str, Any]:
     """Return the arguments of a request with its prompt.
 
     OpenAI's SDK compares each message of a prompt with all types of messages, and changes nothing. That takes 0.1 ms a
     message, in which no other task runs. So the SDK gets the prompt as further JSON, which it does not look into.
+    Tracers, mocks and subclasses that take the place of a method of the SDK get the prompt by its name.
 
     Args:
-        create: the method that gets the arguments; a function of an application's tests gets the prompt by its name.
+        client: the SDK's client, or one of an application's tests.
+        create: the method that gets the arguments.
         name: the name of the prompt in the API.
         prompt: the messages or items.
         request: the other arguments, which win.
     """
     arguments = {name: prompt, **request}
-    if not str(getattr(create, "__module__", "")).startswith("openai."):
+    methods = (getattr(create, "__wrapped__", None), *(getattr(client, each, None) for each in _METHODS_ON_THE_WAY))
+    if not all(map(_is_of_sdk, methods)):
         return arguments
     return {**arguments, name: [], "extra_body": {name: arguments[name], **(request.get("extra_body") or {})}}
+
+
+_METHODS_ON_THE_WAY = ("post", "request", "_prepare_options", "_build_request")
+"""Methods of the SDK's client that get a request before it is bytes."""
+
+
+def _is_of_sdk(method: Any) -> bool:
+    """Return True for a method as the SDK defines it. A wrapper has another type, or is defined in another module."""
+    function = getattr(method, "__func__", None)
+    if type(method) is not MethodType or type(function) is not FunctionType:
+        return False
+    return str(function.__globals__.get("__name__")).startswith("openai.")
 
 
 _ENFORCED = frozenset(

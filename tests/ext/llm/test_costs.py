@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import wrapt
+from openai._base_client import AsyncAPIClient
+from openai.resources.chat.completions import AsyncCompletions
 from pydantic_core import from_json
 
 from miniagents.ext.llm.anthropic import create_anthropic_agent
@@ -85,6 +89,52 @@ async def test_openai_sdk_walks_no_message_of_a_prompt(api: str, kit: Kit) -> No
         prompt = wire.bodies[-1]["messages" if api == "chat" else "input"]
         assert [message["content"] for message in prompt] == [f"message {number}" for number in range(count)]
     assert numbers[0] == numbers[1]
+
+
+def traced_by_function(method: Any, seen: list[Any]) -> Any:
+    """Return a function in place of a method of a class, as tracers make it; it keeps the arguments."""
+
+    @functools.wraps(method)
+    async def traced(*arguments: Any, **named: Any) -> Any:
+        seen.append((arguments, named))
+        return await method(*arguments, **named)
+
+    return traced
+
+
+def traced_by_wrapt(method: Any, seen: list[Any]) -> Any:
+    """Return a proxy of a method of a class, as instrumentations of OpenTelemetry make it; it keeps the arguments."""
+
+    def traced(wrapped: Any, _: object, arguments: Any, named: Any) -> Any:
+        seen.append((arguments, named))
+        return wrapped(*arguments, **named)
+
+    return wrapt.FunctionWrapper(method, traced)
+
+
+@pytest.mark.parametrize("tracer", [traced_by_function, traced_by_wrapt])
+@pytest.mark.parametrize(
+    ("owner", "method"), [(AsyncCompletions, "create"), (AsyncAPIClient, "post"), (AsyncAPIClient, "request")]
+)
+async def test_tracer_of_openai_sdk_sees_the_prompt(
+    owner: type[Any], method: str, tracer: Any, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tracer in the place of a method of OpenAI's SDK sees the prompt in its place, and the request is the same."""
+    bodies: list[Any] = []
+    seen: list[Any] = []
+    for traced in (False, True):
+        if traced:
+            monkeypatch.setattr(owner, method, tracer(getattr(owner, method), seen))
+        wire = kit.Wire(kit.Reply(kit.chat("Hi")))
+        async with MiniAgents():
+            await create_openai_agent("m", async_client=wire.openai()).trigger("Tell me")
+        bodies.append(wire.bodies)
+    assert bodies[0] == bodies[1]
+    [(arguments, named)] = seen
+    if method == "request":
+        assert arguments[-1].json_data["messages"] == bodies[0][0]["messages"]
+    else:
+        assert named.get("body", named)["messages"] == bodies[0][0]["messages"]
 
 
 @pytest.mark.parametrize(("provider", "most"), [("openai", 280), ("anthropic", 340)])
