@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from miniagents.observing import Observation
 
 
+_UNLIMITED = nullcontext()
+
+
 class _RequestLimits:
     """Limits of the concurrent requests of an agent and all its forks; each event loop has limits of its own."""
 
@@ -62,7 +65,7 @@ class _RequestLimits:
             ValueError: `at_once` is not positive.
         """
         if at_once is None:
-            return nullcontext()
+            return _UNLIMITED
         if at_once < 1:
             raise ValueError(f"max_concurrent_requests must be at least 1, not {at_once!r}")
         semaphores = self._semaphores.setdefault(asyncio.get_running_loop(), {})
@@ -499,12 +502,12 @@ def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[s
     compressed response arrives in large pieces instead of tokens.
     """
     known = _parameters_of_method(getattr(create, "__wrapped__", create))
-    body = {name: value for name, value in arguments.items() if name not in known}
-    result = {name: value for name, value in arguments.items() if name in known}
+    result = dict(arguments)
+    body = {name: result.pop(name) for name in arguments if name not in known}
     if body:
         result["extra_body"] = {**body, **(arguments.get("extra_body") or {})}
     headers = dict(arguments.get("extra_headers") or {})
-    if not any(name.lower() == "accept-encoding" for name in headers):
+    if "accept-encoding" not in map(str.lower, headers):
         headers["accept-encoding"] = "identity"
     result["extra_headers"] = headers
     return result

@@ -137,15 +137,17 @@ def _echoed(holder: Any) -> dict[str, Any]:
 
 def _get(holder: Any, key: str) -> Any:
     """Return the value of a key or an attribute, None if it is absent."""
-    if isinstance(holder, Frozen):
-        return field_of(holder, key)
-    return holder.get(key) if isinstance(holder, Mapping) else getattr(holder, key, None)
+    if type(holder) is dict or isinstance(holder, Mapping):
+        return holder.get(key)
+    return field_of(holder, key) if isinstance(holder, Frozen) else getattr(holder, key, None)
 
 
 def _first_id(holder: Any, *names: str) -> str | None:
     """Return the first value that is set under one of these names, as a string; None if all are absent."""
-    found = next((value for name in names if (value := _get(holder, name)) is not None), None)
-    return None if found is None else str(found)
+    for name in names:
+        if (value := _get(holder, name)) is not None:
+            return str(value)
+    return None
 
 
 def _json_object(arguments: Any) -> dict[str, Any] | None:
@@ -210,7 +212,8 @@ def _split_results(message: Message, ids: Collection[str]) -> list[Message | Too
 
     A message without results comes back alone, as it is. A tool message is one result.
     """
-    id_ = _first_id(message, *_RESULT_IDS)
+    ids_of_calls = [value for name in _RESULT_IDS if (value := field_of(message, name)) is not None]
+    id_ = str(ids_of_calls[0]) if ids_of_calls else None
     parts = message.content if isinstance(message.content, tuple) and message.role != "assistant" else ()
     blocks = [part for part in parts if isinstance(part, Mapping) and part.get("type") in _RESULT_TYPES]
     if blocks:
@@ -574,6 +577,8 @@ def _as_blocks(content: Any) -> list[dict[str, Any]]:
 
 def _join_instructions(instructions: list[Any]) -> Any:
     """Join the instructions into one text, or into a list of blocks if some are blocks; None if there are none."""
+    if not instructions:
+        return None
     parts = [part for part in map(_without_blank_texts, instructions) if part]
     if all(isinstance(part, str) for part in parts):
         return "\n\n".join(parts) or None

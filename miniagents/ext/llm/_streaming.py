@@ -60,12 +60,12 @@ def _metadata_of(outcome: Outcome, origin: str | None) -> dict[str, Any]:
         "finish_reason": outcome.finish_reason,
         "provider_finish_reason": outcome.provider_finish_reason,
         "usage": _usage(outcome.usage, outcome.raw_usage),
-        "tool_calls": _tool_calls(outcome.tool_calls),
+        "tool_calls": _tool_calls(outcome.tool_calls) if outcome.tool_calls else (),
         "refusal": outcome.refusal,
         "reasoning": outcome.reasoning,
-        "choices": tuple(_choice(choice, origin) for choice in outcome.choices),
+        "choices": tuple([_choice(choice, origin) for choice in outcome.choices]) if outcome.choices else (),
         "origin": origin,
-        "echo": _echo(outcome, AssistantMessage),
+        "echo": _echo(outcome, AssistantMessage) if outcome.fields else {},
     }
     if outcome.unknown_events:
         metadata["unknown_events"] = outcome.unknown_events

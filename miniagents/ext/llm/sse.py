@@ -128,6 +128,10 @@ _MAX_STEP = 1024 * 1024
 # `data: ...`, or `event: ...` and `data: ...`, then a blank line: nearly all blocks of nearly all providers. One match
 # takes a third less time than decoding such a block line by line.
 _usual_block = re.compile(rb"(?:event: (.*+)\n)?data: (.*+)\n\n").match
+_NAMES: dict[bytes, str] = {}
+"""Decoded names of events; the APIs have some fifty, and a hostile stream must not fill the memory."""
+_MOST_NAMES = 200
+_LONGEST_NAME = 64
 _make_tuple = tuple.__new__  # the __new__ of the NamedTuple would cost as much as all else
 
 
@@ -176,7 +180,6 @@ class SSEDecoder:
         self.last_event_id: str = ""
         """Id of the last finished block that had one; by the standard, an id counts when its block ends."""
         self._id = ""
-        self._names: dict[bytes, str] = {}
         self._at_start = True
         self._start = b""  # up to two bytes that may be the beginning of a byte order mark
         self._skip_line_feed = False  # the last chunk ended with CR: LF directly after it belongs to the same line end
@@ -220,7 +223,7 @@ class SSEDecoder:
             name, data = block.groups()
             if not data.isascii():
                 data = self._valid_utf8(data)
-            name = "message" if name is None else self._names.get(name) or self._event_name(name)
+            name = "message" if name is None else _NAMES.get(name) or self._event_name(name)
             events.append(_make_tuple(ServerSentEvent, (data, name, self.last_event_id)))
         return events
 
@@ -256,10 +259,13 @@ class SSEDecoder:
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
     def _event_name(self, name: bytes) -> str:
-        """Decode the name of an event, and cache the result; an empty name is "message"."""
-        if len(self._names) > 100:  # a stream has about twelve names; a hostile one could fill the memory
-            self._names.clear()
-        return self._names.setdefault(name, self._valid_utf8(name).decode() or "message")
+        """Decode the name of an event, and keep the result if other streams may have it; an empty name is "message"."""
+        text = self._valid_utf8(name).decode() or "message"
+        if len(name) <= _LONGEST_NAME and name.isascii():
+            if len(_NAMES) >= _MOST_NAMES:
+                _NAMES.clear()
+            _NAMES[name] = text
+        return text
 
     def _feed_block(self, chunk: bytes, start: int) -> int:
         """Read lines up to the next blank line or the end of the chunk, and return the position behind them."""

@@ -74,7 +74,7 @@ def count_at(usage: Any, *paths: str) -> int | None:
         value = usage
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        if (count := as_count(value)) is not None:
+        if value is not None and (count := as_count(value)) is not None:
             return count
     return None
 

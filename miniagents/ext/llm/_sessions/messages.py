@@ -75,8 +75,9 @@ class _Block:
                 block["input"] = from_json(repair_surrogates(text), allow_partial=True)
             except ValueError:
                 block["input"] = {}
-        merged: dict[str, Any] = merge_pieces([block, *self.more])
-        return merged
+        if self.more:
+            block = merge_pieces([block, *self.more])
+        return block
 
 
 class MessagesSession(Session):
@@ -325,8 +326,18 @@ class MessagesSession(Session):
         """Return the values of the answer as far as it has arrived."""
         message = self._message or {}
         usage = self._usage
-        blocks = [whole for block in self._blocks if (whole := block.whole())]
-        thinking = [str(block.get("thinking") or "") for block in blocks if block.get("type") == "thinking"]
+        blocks: list[dict[str, Any]] = []
+        thinking: list[str] = []
+        calls: list[ToolUse] = []
+        for block in self._blocks:
+            whole = block.whole()
+            if whole:
+                blocks.append(whole)
+            if whole.get("type") == "thinking":
+                thinking.append(str(whole.get("thinking") or ""))
+            start = block.start
+            if start.get("type") == "tool_use":
+                calls.append(ToolUse(str(start.get("id") or ""), str(start.get("name") or ""), block.arguments()))
         word = self._stop_reason
         extra = {key: value for key, value in message.items() if key not in _NOT_EXTRA and value is not None}
         if blocks:
@@ -340,11 +351,7 @@ class MessagesSession(Session):
             model=message.get("model") or None,
             usage=self._tokens() if usage else None,
             raw_usage=dict(usage) or None,
-            tool_calls=tuple(
-                ToolUse(str(block.start.get("id") or ""), str(block.start.get("name") or ""), block.arguments())
-                for block in self._blocks
-                if block.start.get("type") == "tool_use"
-            ),
+            tool_calls=tuple(calls),
             reasoning="\n\n".join(filter(None, thinking)) or None,
             unknown_events=self.unknown_events,
             lossy=self._lossy,
