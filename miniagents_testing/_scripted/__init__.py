@@ -110,7 +110,7 @@ def _endpoint(llm: ScriptedLLM, api: API) -> SimpleNamespace:
         if stream.status >= 400:
             raise APIStatusError(stream)
         async with aclosing(aplay(stream, started, llm.pace, gate=llm.gate)) as chunks:
-            http_response = SimpleNamespace(is_stream_consumed=False, aiter_raw=lambda: chunks)
+            http_response = SimpleNamespace(is_stream_consumed=False, stream=chunks)
             yield SimpleNamespace(headers=_headers(stream), http_response=http_response)
 
     return SimpleNamespace(with_streaming_response=SimpleNamespace(create=create))

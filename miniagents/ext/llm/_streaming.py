@@ -610,7 +610,8 @@ class _IncomingBody:
             encoding = None
             chunks = http_response.aiter_bytes()
         else:
-            chunks = http_response.aiter_raw()
+            # `aiter_raw` yields the same bytes through another generator, which takes a tenth of a short answer
+            chunks = aiter(http_response.stream)
         body = ResponseBody(
             session,
             streamed=call.streamed,
