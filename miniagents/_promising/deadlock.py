@@ -63,8 +63,8 @@ def check_wait(cell: Cell[Any], future: asyncio.Future[None]) -> None:
             # `_is_running`, without a call: each wait for an agent that has not started comes here
             if producer.done() or not getattr(producer.get_coro(), "cr_running", True):
                 return
-        elif blocker not in waiting_on and not _awaited_tasks(blocker):
-            return
+        elif blocker.done() or (blocker not in waiting_on and not _awaited_tasks(blocker)):
+            return  # a producer whose wait is over is about to run
     if _may_lead_to_a_running_task(cell) and (task := asyncio.current_task()) is not None:
         future.get_loop().call_soon(_report_ring, task, future)
 
@@ -212,7 +212,7 @@ def _waits_for(task: asyncio.Task[Any]) -> Iterator[tuple[asyncio.Task[Any], boo
         for member in _awaited_tasks(blocker):
             yield member, True
         return
-    only_source = cell.produced_only_by_its_task or blocker in (cell.done_waiters or ())
+    only_source = cell.produced_only_by_its_task or cell.is_awaited_to_its_end(blocker)
     for producer in _producers(cell):
         yield producer, only_source
 

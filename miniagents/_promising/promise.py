@@ -26,6 +26,9 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 
+Waiters = asyncio.Future[None] | dict[asyncio.Future[None], None] | None
+"""Futures of tasks that wait, in their order: a single one without a dict, because most promises have one reader."""
+
 _NONE_ANY_MORE: dict[asyncio.Future[None], None] = {}
 """The `waiters` of a settled cell: a pump, which looks for waiting readers only, sees that something has changed."""
 
@@ -44,9 +47,9 @@ class Cell(Generic[T]):
     task: asyncio.Task[Any] | None = None
     deferred_start: Callable[[], None] | None = None
     """Starts the work, which waits for the first reader; None if there is none to start."""
-    waiters: dict[asyncio.Future[None], None] | None = None
-    """Futures of tasks that wait for more pieces or for the end, in their order."""
-    done_waiters: dict[asyncio.Future[None], None] | None = None
+    waiters: Waiters = None
+    """Futures of tasks that wait for more pieces or for the end."""
+    done_waiters: Waiters = None
     """Futures of tasks that wait for the end only."""
 
     kept_promise: Promise[Any] | None = None
@@ -220,7 +223,9 @@ class Cell(Generic[T]):
     def wake(self) -> None:
         """Wake the tasks that wait for more."""
         waiters, self.waiters = self.waiters, None
-        for future in waiters or ():
+        if waiters is None:
+            return
+        for future in waiters if isinstance(waiters, dict) else (waiters,):
             waiting_on.pop(future, None)
             if not future.done():
                 future.set_result(None)
@@ -264,13 +269,9 @@ class Cell(Generic[T]):
         waiting_on[future] = self
         check_wait(self, future)
         if for_end:
-            if self.done_waiters is None:
-                self.done_waiters = {}
-            self.done_waiters[future] = None
-        elif self.waiters is None:
-            self.waiters = {future: None}
+            self.done_waiters = future if self.done_waiters is None else _added(self.done_waiters, future)
         else:
-            self.waiters[future] = None
+            self.waiters = future if self.waiters is None else _added(self.waiters, future)
         if self.on_demand:
             self.wake_pump()
         return future
@@ -291,21 +292,37 @@ class Cell(Generic[T]):
         if self.done:
             future.set_result(None)
             return
-        if self.waiters is None:
-            self.waiters = {}
-        self.waiters[future] = None
+        self.waiters = future if self.waiters is None else _added(self.waiters, future)
         if self.on_demand:
             self.wake_pump()
 
     def remove_waiter(self, future: asyncio.Future[None]) -> None:
         """Remove a future that no task awaits any more; do nothing if it was woken."""
         waiting_on.pop(future, None)
-        for waiters in (self.waiters, self.done_waiters):
-            if waiters is not None:
-                waiters.pop(future, None)
+        if self.waiters is future:
+            self.waiters = None
+        elif self.done_waiters is future:
+            self.done_waiters = None
+        else:
+            for waiters in (self.waiters, self.done_waiters):
+                if isinstance(waiters, dict):
+                    waiters.pop(future, None)
+
+    def is_awaited_to_its_end(self, future: asyncio.Future[Any]) -> bool:
+        """Return True if a task waits with this future for the end, and not for more to read."""
+        waiters = self.done_waiters
+        return future in waiters if isinstance(waiters, dict) else future is waiters
 
     def wake_pump(self) -> None:
         """Do nothing. A stream overrides this to let a source that works on demand produce more."""
+
+
+def _added(waiters: asyncio.Future[None] | dict[asyncio.Future[None], None], future: asyncio.Future[None]) -> Waiters:
+    """Return waiters with one more future, in a dict."""
+    if not isinstance(waiters, dict):
+        waiters = {waiters: None}
+    waiters[future] = None
+    return waiters
 
 
 def make_cancelled_error() -> PromiseCancelledError:

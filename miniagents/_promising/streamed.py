@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from miniagents._promising.promise import Waiters
+
 
 P = TypeVar("P")
 P_co = TypeVar("P_co", covariant=True)
@@ -57,7 +59,7 @@ class StreamCell(Cell[W], Generic[P, W]):
     if TYPE_CHECKING:  # the methods below assign these: pyright would see other types there than in the base class
         done: bool
         on_demand: bool
-        waiters: dict[asyncio.Future[None], None] | None
+        waiters: Waiters
         deferred_start: Callable[[], None] | None
         kept_promise: Promise[Any] | None
 

@@ -129,7 +129,7 @@ async def test_event_does_not_wake_a_reader_of_tokens() -> None:
         cell = promise._cell
         seen = [await anext(events) for _ in range(4)]
         assert seen == [TextDelta("a"), *[ReasoningDelta("r")] * 3]
-        assert cell.waiters is not None
+        assert isinstance(cell.waiters, dict)
         assert len(cell.waiters) == 1, "the reader of tokens has waited on the same future all the time"
         assert woken == []
         go_on.set_result(None)
