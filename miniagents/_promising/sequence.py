@@ -98,7 +98,10 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
             except BaseException:
                 cell.remove_waiter(future)
                 raise
-        return (yield from _resolve(self).__await__())  # no method: to find one takes longer, with a `__getattr__`
+        leaves, all_values = yield from cell.collect_leaves()
+        if all_values:
+            return tuple(leaves)  # type: ignore[return-value]  # WHOLE_co is that tuple
+        return (yield from _resolve(cell, leaves).__await__())  # type: ignore[no-any-return]  # as above
 
     def __aiter__(self) -> AsyncIterator[LEAF_co]:
         return _LeafReader(self)
@@ -138,8 +141,12 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
             TypeError: a part of the item cannot be sent.
             CyclicValueError: a list contains itself, or a sequence was sent into itself.
         """
-        is_single = isinstance(item, (str, Promise)) or cls.value_class in type(item).__mro__
-        pieces = [cls._to_piece(item, into)] if is_single else cls._flatten_lists(item, into)
+        if cls.value_class in type(item).__mro__:
+            pieces = [item]
+        elif isinstance(item, (str, Promise)):
+            pieces = [cls._to_piece(item, into)]
+        else:
+            pieces = cls._flatten_lists(item, into)
         context = find_current_context()
         if context is not None and context.listens:  # its handlers are called with promises: each value needs one
             return [piece if isinstance(piece, Promise) else cls.leaf_of_value(piece) for piece in pieces]
@@ -237,14 +244,10 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         return cls.of_cell(cell)
 
 
-async def _resolve(promise: SequencePromise[Any, WHOLE_co]) -> WHOLE_co:
-    """Return the results of all leaves; on a failure, mark the failures of all leaves as observed."""
-    cell = promise._cell
-    leaves, all_values = await cell.collect_leaves()
-    if all_values:
-        return tuple(leaves)  # type: ignore[return-value]  # WHOLE_co is that tuple
+async def _resolve(cell: SequenceCell, leaves: list[Any]) -> Any:
+    """Return the results of all leaves of a sequence; on a failure, mark the failures of all as observed."""
     try:
-        return tuple([await leaf if isinstance(leaf, Promise) else leaf for leaf in leaves])  # type: ignore[return-value]  # as above
+        return tuple([await leaf if isinstance(leaf, Promise) else leaf for leaf in leaves])
     except INTERRUPTS:
         raise
     except BaseException as error:

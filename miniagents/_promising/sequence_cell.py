@@ -18,7 +18,7 @@ from miniagents._promising.streamed import Pauses, StreamCell, StreamedPromise
 from miniagents.errors import INTERRUPTS, DeadlockError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterator
+    from collections.abc import AsyncIterable, Generator, Iterator
 
 
 LEAF_co = TypeVar("LEAF_co", bound=Promise[Any], covariant=True)
@@ -311,7 +311,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self.lanes = self._ordered_lane = None
         self.resolve(())
 
-    async def collect_leaves(self) -> tuple[list[Any], bool]:
+    def collect_leaves(self) -> Generator[Any, None, tuple[list[Any], bool]]:
         """Wait until this sequence and all its branches have ended, and return all leaves.
 
         Start the work of all pieces. Raise `DeadlockError` if a sequence is a part of itself.
@@ -326,9 +326,11 @@ class SequenceCell(StreamCell[Any, Any]):
         while entering is not None or stack:
             if entering is not None:
                 cell, entering = entering, None
-                _enter(cell, entered)
+                if cell in entered:
+                    _enter(cell, entered)  # which raises
+                entered[cell] = None
                 if not cell.done:
-                    await cell.wait(for_end=True)
+                    yield from cell.wait(for_end=True).__await__()
                 if _hold_no_promise(cell.pieces):
                     leaves += cell.pieces
                     del entered[cell]
@@ -354,7 +356,8 @@ class SequenceCell(StreamCell[Any, Any]):
         all_values = True
         for piece in self.pieces:
             if isinstance(piece, Promise):
-                piece._cell.ensure_started()
+                if piece._cell.deferred_start is not None:
+                    piece._cell.ensure_started()
                 all_values = all_values and isinstance(piece, Branch)
         return all_values
 
