@@ -228,7 +228,7 @@ class SequenceCell(StreamCell[Any, Any]):
             del item  # so that the sequence alone keeps it alive
             left -= 1
             if not left:
-                left, woken = await pauses.pause(woken=woken), False
+                left, woken = pauses.look(woken=woken) or await pauses.pause(), False
 
     # --- ending
 

@@ -125,7 +125,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         pieces, check = self.pieces, self.check
         self.waiters = self.waiters  # an attribute of the class takes twice as long to find as one of the cell
         pauses, woken = Pauses(self, self.most_ahead), False
-        until_pause = repeat(None, 0)
+        until_look = repeat(None, 0)
         async for piece in source:
             if piece.__class__ is str or (piece := check(piece)) is not KEPT_ELSEWHERE:
                 pieces.append(piece)
@@ -134,11 +134,12 @@ class StreamCell(Cell[W], Generic[P, W]):
                         return
                     self.wake()
                     woken = True
-            for _ in until_pause:  # takes one: the cheapest way to count
+            for _ in until_look:  # takes one: the cheapest way to count
                 break
             else:
                 del piece  # so that a promise which readers have dropped is not kept here
-                until_pause, woken = repeat(None, await pauses.pause(woken=woken) - 1), False
+                left, woken = pauses.look(woken=woken) or await pauses.pause(), False
+                until_look = repeat(None, left - 1)
                 if self.done:
                     return
 
@@ -153,7 +154,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             self.take_batch(batch)
             left -= 1
             if not left:
-                left, woken = await pauses.pause(woken=woken), False
+                left, woken = pauses.look(woken=woken) or await pauses.pause(), False
             if self.done:
                 return
 
@@ -290,6 +291,7 @@ class Pauses:
     """Pauses of a pump, in which other tasks run. On demand, each lasts until a reader has read everything.
 
     Otherwise there is a pause after a millisecond in which the source has not waited, so that the loop took no step.
+    The clock is read a few times in a short stream, and for each 256 pieces of a long one.
 
     Args:
         cell: the cell of the pump.
@@ -306,44 +308,52 @@ class Pauses:
             # Such a loop of tests repeats a run exactly, also on a busy machine: each look takes the same time there.
             self._seconds = count(0.0, 0.4 * _TURN_SECONDS).__next__
         self._turn = 1
-        """Number of pieces between two calls of `pause`."""
+        """Number of pieces between two looks."""
         self._last = self._since = self._seconds()
-        """Times of the last call, and of the last step of the loop that is known."""
+        """Times of the last look, and of the last step of the loop that is known."""
         self._is_noticing: bool | None = False
         """True until the loop takes a step, None after that, and False if the loop was not asked to tell."""
 
-    async def pause(self, *, woken: bool) -> int:
-        """Let other tasks run if it is time for that, and return the number of pieces until the next call.
+    def look(self, *, woken: bool) -> int:
+        """Look at the clock; return the number of pieces until the next look, or 0 if it is time for `pause`.
 
-        The number changes by the factor 2, so that these pieces take less than a millisecond. On demand, it is 1 again
-        when no reader takes them all within a step of the loop.
+        The number changes by a factor of up to 8, so that these pieces take less than a millisecond.
 
         Args:
             woken: True if readers were waiting meanwhile, so that the loop has taken a step.
         """
         now = self._seconds()
         took, self._last = now - self._last, now
-        if took < _TURN_SECONDS / 2:
+        if took < _TURN_SECONDS / 8:
+            self._turn = min(8 * self._turn, _MOST_PER_LOOK)
+        elif took < _TURN_SECONDS / 2:
             self._turn = min(2 * self._turn, _MOST_PER_LOOK)
         elif took > _TURN_SECONDS:
             self._turn = max(self._turn // 2, 1)
         if self._cell.on_demand:
-            self._turn = min(self._turn, self._most_ahead)
-            await asyncio.sleep(0)
-            if not self._cell.has_waiting_reader:
-                await self._cell.wait_for_reader()
-                self._turn = 1
-            self._last = self._seconds()
-        elif woken or self._is_noticing is None:
+            return 0
+        if woken or self._is_noticing is None:
             self._since, self._is_noticing = now, False
         elif now - self._since > _TURN_SECONDS:
             if self._is_noticing:
-                await asyncio.sleep(0)
-                self._last = self._since = self._seconds()
-                self._is_noticing = False
-            else:
-                self._is_noticing = True
-                asyncio.get_running_loop().call_soon(self._notice)
+                return 0
+            self._is_noticing = True
+            asyncio.get_running_loop().call_soon(self._notice)
+        return self._turn
+
+    async def pause(self) -> int:
+        """Let other tasks run, and return the number of pieces until the next look.
+
+        On demand, it is 1 again when no reader takes the pieces of the last turn within a step of the loop.
+        """
+        await asyncio.sleep(0)
+        if self._cell.on_demand:
+            self._turn = min(self._turn, self._most_ahead)
+            if not self._cell.has_waiting_reader:
+                await self._cell.wait_for_reader()
+                self._turn = 1
+        self._last = self._since = self._seconds()
+        self._is_noticing = False
         return self._turn
 
     def _notice(self) -> None:

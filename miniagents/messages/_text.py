@@ -191,7 +191,8 @@ class _PartsCell(SequenceCell):
                     woken = self.has_waiting_reader
                     if self.growing_part is not None:
                         self.growing_part.wake()
-                    await pauses.pause(woken=woken)
+                    if not pauses.look(woken=woken):
+                        await pauses.pause()
             await promise
             self._end_message(splitter)
         except INTERRUPTS:
