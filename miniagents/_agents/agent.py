@@ -218,7 +218,8 @@ class MiniAgent(Generic[P, M_co]):
             TypeError: the agent cannot be called with these keyword arguments, or the timeout is no number.
             ValueError: the timeout is negative or NaN.
         """
-        check_timeout(timeout)
+        if timeout is not None:
+            check_timeout(timeout)
         if self.kwargs:
             kwargs = {**self.kwargs, **kwargs}
         self.check_arguments(kwargs)
@@ -425,16 +426,16 @@ class _KeywordArguments:
 
     def check(self, alias: str, arguments: Mapping[str, Any]) -> None:
         """Raise `TypeError` for an argument that the agent does not take, or a required one that is missing."""
-        self.check_known(alias, arguments)
-        if not self._required <= arguments.keys():
+        names = arguments.keys()
+        if self._known is None or not names <= self._known:
+            self.check_known(alias, arguments)
+        if not self._required <= names:
             missing = ", ".join(repr(name) for name in sorted(self._required - arguments.keys()))
             raise TypeError(f"Agent {alias} needs the keyword argument(s) {missing}: give them here or by `fork`")
 
 
 def check_timeout(timeout: object) -> None:
-    """Raise `TypeError` unless this is None or a number of seconds, and `ValueError` if it is negative or NaN."""
-    if timeout is None:
-        return
+    """Raise `TypeError` unless this is a number of seconds, and `ValueError` if it is negative or NaN."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, or None, not {timeout!r}")
     if not timeout >= 0:  # NaN is refused, too

@@ -35,7 +35,7 @@ class ReplyCell(SequenceCell):
             return
         if self.errors_as_messages:
             pieces = [_each_followed_by_error(piece) if _is_own(piece) else piece for piece in pieces]
-        super().add(pieces)
+        SequenceCell.add(self, pieces)
 
     def add_out_of_order(self, pieces: list[Any]) -> None:
         """Append messages at once, and those of a sequence as they come; drop all if no reader can reach them.
@@ -72,7 +72,8 @@ class ReplyCell(SequenceCell):
         if task.cancelled():
             self.settle_as_cancelled()
         elif (error := task.exception()) is None:
-            self.finish()
+            if not self.done:
+                self.finish()
         elif is_failure(error):
             self.fail(error)
         else:

@@ -64,7 +64,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         kept_promise: Promise[Any] | None
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
-        super().__init__(promise_class)
+        Cell.__init__(self, promise_class)  # each call of an agent makes three cells, and `super()` takes as long
         self.pieces: list[P] = []
 
     @property

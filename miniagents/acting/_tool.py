@@ -64,7 +64,8 @@ class Tool(ABC):
             raise ValueError(
                 f"tool {name!r} needs a description: write a docstring, or give tool(..., description=...)"
             )
-        check_timeout(timeout)
+        if timeout is not None:
+            check_timeout(timeout)
         if approve is not None:
             _check_approver(name, approve)
         self.name = name
