@@ -10,6 +10,7 @@ import base64
 import json
 import random
 import runpy
+import shutil
 import statistics
 import tempfile
 import time
@@ -35,7 +36,7 @@ from miniagents_testing.cassette._matching import Index
 from miniagents_testing.errors import CassetteMissError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
 
 URL = "https://api.openai.com/v1/chat/completions"
 EVENTS = 500
@@ -48,6 +49,15 @@ def interaction(prompt: str, chunks: list[bytes], gap: float = 0.0) -> Interacti
     headers = {"content-type": ["text/event-stream"]}
     answer = ResponseStream(tuple(Chunk.after(gap, chunk) for chunk in chunks), headers=headers)
     return Interaction("POST", URL, json.dumps(body).encode(), answer)
+
+
+def copies(path: Path, recorded: Interaction, number: int) -> Iterator[Path]:
+    """Save a recording in so many files, because files that were parsed before are remembered."""
+    save(path, [recorded])
+    paths = [path.with_name(f"{each}-{path.name}") for each in range(number)]
+    for each in paths:
+        shutil.copyfile(path, each)
+    return iter(paths)
 
 
 async def loading(table: Table, plan: Plan, folder: Path) -> None:
@@ -178,6 +188,27 @@ async def playing(table: Table, plan: Plan) -> None:
         await table.compare("playing 500 events through our agent", base, through(agent, words), plan, goal=0.1, **sdk)
 
 
+async def playing_whole(table: Table, plan: Plan, folder: Path) -> None:
+    """Measure playing 500 events with the opening of a new cassette and a client of its own, as a test does it."""
+    words, repeat = plan.sized(EVENTS), 3
+    chunks = openai_chunks(words)
+    paths = copies(folder / "whole.yaml", interaction("Tell me something", chunks), plan.rounds * repeat + 1)
+
+    async def mocked() -> None:
+        async with AsyncOpenAI(api_key="none", http_client=http_client(chunks)) as client:
+            await raw_openai(client, words)()
+
+    async def played() -> None:
+        with use_cassette(next(paths)):
+            async with AsyncOpenAI(api_key="none") as client:
+                await through(create_openai_agent("gpt-4o", async_client=client), words)()
+
+    name = "a whole test: cassette, client, and our agent, 500 events"
+    row: dict[str, Any] = {"units": 1, "unit": "us a test", "base_name": "SDK and client over a mock", "goal": 0.2}
+    async with MiniAgents():
+        await table.compare(name, mocked, played, plan, repeat=repeat, **row)
+
+
 async def recording(table: Table, plan: Plan, folder: Path) -> None:
     """Measure the time to the first token of a live stream over a socket, with a recorder and without."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -242,6 +273,7 @@ async def benchmark(plan: Plan) -> Table:
         await looking_up(table, plan)
         await scanning(table, plan)
         await playing(table, plan)
+        await playing_whole(table, plan, folder)
         await recording(table, plan, folder)
         table.facts["ms of mean error of a gap of 5 ms, played at its pace (goal: < 3)"] = await mean_error_of_gaps(
             plan, folder

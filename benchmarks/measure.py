@@ -124,6 +124,7 @@ class Table:
         our_units: int | None = None,
         unit: str = "ns a token",
         repeat: int = 1,
+        pairs: int = 1,
         base_name: str = "bare generator",
         goal: float | None = None,
     ) -> None:
@@ -138,17 +139,18 @@ class Table:
             our_units: the same for `ours`, if the number differs.
             unit: "ns a ..." or "us a ...".
             repeat: runs in a round, so that a round is long enough to be measured.
+            pairs: factor on the number of rounds, for goals near 1.
             base_name: name of `base`.
             goal: the highest accepted ratio.
         """
-        repeat = 1 if plan.quick else repeat
+        repeat, pairs = (1, 1) if plan.quick else (repeat, pairs)
         # the first run of each side fills caches
         began = time.perf_counter()
         first = (await seconds(base), await seconds(ours))
         took = time.perf_counter() - began  # on the clock: a paced stream takes more than its CPU time
         rounds = [
             (await seconds(base, repeat) / repeat, await seconds(ours, repeat) / repeat)
-            for _ in range(plan.rounds_of(took * repeat))
+            for _ in range(plan.rounds_of(took * repeat) * pairs)
         ] or [first]
         scale = 1e9 if unit.startswith("ns") else 1e6
         bases = [theirs * scale / units for theirs, _ in rounds]

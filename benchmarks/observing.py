@@ -158,6 +158,7 @@ async def benchmark(plan: Plan) -> Table:
         units=size,
         unit=_UNIT,
         base_name="a build without the seam",
+        pairs=3,
         goal=1.03,
     )
     traced = trace_agents(tracer_provider=provider)

@@ -22,11 +22,12 @@ import httpx2
 import vcr
 from openai import AsyncOpenAI
 
+from benchmarks.cassettes import URL, copies
 from benchmarks.measure import Plan, Table, main
 from benchmarks.provider import TURN, http_client, openai_chunks, raw_openai
 from benchmarks.served import provider
 from miniagents_testing import use_cassette
-from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
+from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -197,11 +198,11 @@ async def large(table: Table, plan: Plan, by: dict[str, Recorder], folder: Path)
 
 async def tests(table: Table, plan: Plan, folder: Path) -> None:
     """Measure a test that plays a cassette with the SDK's default client, beside the same test over a mock."""
-    path, chunks = folder / "test.yaml", openai_chunks(TOKENS_OF_A_TEST)
+    chunks, repeat = openai_chunks(TOKENS_OF_A_TEST), 5
     headers = {"content-type": ["text/event-stream"]}
     stream = ResponseStream(tuple(Chunk(0, chunk) for chunk in chunks), headers=headers)
-    url = "https://api.openai.com/v1/chat/completions"
-    save(path, [Interaction("POST", url, json.dumps(REQUEST).encode(), stream)])
+    recorded = Interaction("POST", URL, json.dumps(REQUEST).encode(), stream)
+    paths = copies(folder / "test.yaml", recorded, plan.rounds * repeat + 1)
 
     async def ask(client: AsyncOpenAI) -> None:
         async with client:
@@ -211,7 +212,7 @@ async def tests(table: Table, plan: Plan, folder: Path) -> None:
         await asyncio.to_thread(asyncio.run, ask(AsyncOpenAI(api_key="none", http_client=http_client(chunks))))
 
     async def played() -> None:
-        with use_cassette(path):
+        with use_cassette(next(paths)):
             await asyncio.to_thread(asyncio.run, ask(AsyncOpenAI(api_key="none")))
 
     await table.compare(
@@ -222,7 +223,7 @@ async def tests(table: Table, plan: Plan, folder: Path) -> None:
         units=1,
         unit="us a test",
         base_name="over a mock transport",
-        repeat=5,
+        repeat=repeat,
         goal=1.5,
     )
 
