@@ -324,6 +324,63 @@ async def test_source_that_never_waits_lets_other_tasks_run(
     assert max(gaps) <= 0.005
 
 
+@pytest.mark.parametrize(("links", "readers"), [(9, 1), (0, 20)], ids=["ten streams", "twenty readers"])
+async def test_streams_that_never_wait_share_a_step_of_the_loop(
+    links: int, readers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step takes more than 5 ms for ten streams that pass tokens on, or for twenty readers of one, once they run."""
+    clock = Clock(monkeypatch)
+    gaps: list[float] = []
+
+    async def passed_on(tokens: Any) -> AsyncIterator[str]:
+        async for token in tokens:
+            clock.seconds += 1e-5
+            yield token
+
+    async def read(promise: MessagePromise) -> None:
+        async for _ in passed_on(promise):
+            pass
+
+    async with MiniAgents():
+        promise = Message.promise(message_token_streamer=lambda _: clock.slow(10_000, 1e-5))
+        for _ in range(links):
+            promise = Message.promise(message_token_streamer=lambda _, tokens=promise: passed_on(tokens))  # type: ignore[misc]
+        watcher = asyncio.create_task(clock.watch(gaps))
+        await asyncio.gather(*[read(promise) for _ in range(readers)])
+        watcher.cancel()
+
+    assert sum(gaps) >= 0.9 * 10_000 * 1e-5 * (links + readers)
+    assert max(gaps[20:]) <= 0.005
+
+
+async def test_reader_of_a_finished_message_lets_other_tasks_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of tokens that have all come already lets other tasks run after each few milliseconds of its work."""
+    clock = Clock(monkeypatch)
+    gaps: list[float] = []
+    async with MiniAgents():
+        promise = streamed(200_000)
+        await promise
+        watcher = asyncio.create_task(clock.watch(gaps))
+        await asyncio.sleep(0)
+        async for _ in promise:
+            clock.seconds += 1e-7
+        watcher.cancel()
+
+    assert sum(gaps) >= 0.015
+    assert max(gaps) <= 0.005
+
+
+async def test_batches_of_a_finished_message_are_bounded() -> None:
+    """A reader of batches gets the 200,000 tokens of a finished message in several lists."""
+    async with MiniAgents():
+        promise = streamed(200_000)
+        await promise
+        sizes = [len(batch) async for batch in promise.batches()]
+
+    assert sum(sizes) == 200_000
+    assert max(sizes) < 100_000
+
+
 async def test_source_on_demand_takes_few_steps_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes pieces without a wait in between gets 16 or more a step, from a source on demand."""
     counts = Counts(monkeypatch)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from itertools import count, repeat
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from miniagents._promising.context import BoundToRun, drop_engine_frames
 from miniagents._promising.freezing import freeze
@@ -41,6 +42,13 @@ _TURN_SECONDS = 0.001
 """Seconds after which a source that never waits lets the other tasks of the loop run."""
 _MOST_PER_LOOK = 256
 """Greatest number of pieces between two looks at the clock."""
+_MANY = 16_384
+"""Number of pieces that have come already and that a reader takes between two looks at the clock, in about 1 ms."""
+_MOST_PER_BATCH = 65_536
+"""Greatest number of pieces in a list for a reader of batches: to copy more takes too long."""
+
+_pausing: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
+"""Number of pumps of a loop whose sources do not wait, and which let other tasks run just now."""
 
 KEPT_ELSEWHERE: Any = object()
 """Result of `StreamCell.check` for what the source has yielded beside the pieces."""
@@ -244,12 +252,24 @@ class StreamCell(Cell[W], Generic[P, W]):
         """
         yield promise
         pieces, position = self.pieces, 0
+        seconds: Callable[[], float] | None = None
         while True:
             done = self.done
             if position < len(pieces):
                 yield pieces[position]
                 position += 1
                 if position == len(pieces):  # without an iterator for a single token: 1 % of its cost
+                    continue
+                if len(pieces) - position > _MANY:  # other tasks run after each millisecond
+                    for piece in pieces[position : position + _MANY]:
+                        yield piece
+                    position += _MANY
+                    if seconds is None:
+                        seconds = _clock()
+                        since = seconds()
+                    elif seconds() - since > _TURN_SECONDS:
+                        await asyncio.sleep(0)
+                        since = seconds()
                     continue
                 unread = iter(pieces)
                 unread.__setstate__(position)  # type: ignore[attr-defined]  # sets the position of a list iterator in O(1)
@@ -268,7 +288,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.result()  # raises what it failed with
 
     async def read_batches(self, promise: object) -> AsyncIterator[Any]:
-        """Yield lists of all pieces that have come since the last list, at once or when there are some.
+        """Yield lists of the pieces that have come since the last list, at once or when there are some.
 
         Otherwise like `read`.
         """
@@ -277,7 +297,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         while True:
             done = self.done
             if position < len(pieces):
-                batch = pieces[position:]
+                batch = pieces[position : position + _MOST_PER_BATCH]
                 position += len(batch)
                 yield batch
             elif done:
@@ -287,26 +307,37 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.result()  # raises what it failed with
 
 
+def _clock() -> Callable[[], float]:
+    """Return a function that returns seconds; in virtual time, the time between two calls is always the same.
+
+    The loop of such a test repeats a run exactly, also on a busy machine.
+    """
+    if getattr(asyncio.get_running_loop(), "has_virtual_time", False):
+        return count(0.0, 0.4 * _TURN_SECONDS).__next__
+    return perf_counter
+
+
 class Pauses:
     """Pauses of a pump, in which other tasks run. On demand, each lasts until a reader has read everything.
 
     Otherwise there is a pause after a millisecond in which the source has not waited, so that the loop took no step.
     The clock is read a few times in a short stream, and for each 256 pieces of a long one.
+    All pumps of the loop whose sources do not wait share that millisecond, because each runs once in a step. Readers
+    of the stream share it, too, because they all read in the same step.
 
     Args:
         cell: the cell of the pump.
         most_ahead: the greatest number of pieces that the pump is ahead of the fastest reader on demand.
     """
 
-    __slots__ = ("_cell", "_is_noticing", "_last", "_most_ahead", "_seconds", "_since", "_turn")
+    __slots__ = ("_allowed", "_cell", "_is_noticing", "_last", "_most_ahead", "_seconds", "_since", "_turn")
 
     def __init__(self, cell: StreamCell[Any, Any], most_ahead: int) -> None:
         self._cell = cell
         self._most_ahead = most_ahead
-        self._seconds: Callable[[], float] = perf_counter
-        if getattr(asyncio.get_running_loop(), "has_virtual_time", False):
-            # Such a loop of tests repeats a run exactly, also on a busy machine: each look takes the same time there.
-            self._seconds = count(0.0, 0.4 * _TURN_SECONDS).__next__
+        self._seconds = _clock()
+        self._allowed = _TURN_SECONDS
+        """Seconds after which there is a pause."""
         self._turn = 1
         """Number of pieces between two looks."""
         self._last = self._since = self._seconds()
@@ -324,17 +355,19 @@ class Pauses:
         """
         now = self._seconds()
         took, self._last = now - self._last, now
-        if took < _TURN_SECONDS / 8:
+        # a pump that shares a step of the loop looks four times in its part of the time
+        most = _TURN_SECONDS if self._allowed == _TURN_SECONDS else self._allowed / 4
+        if took < most / 8:
             self._turn = min(8 * self._turn, _MOST_PER_LOOK)
-        elif took < _TURN_SECONDS / 2:
+        elif took < most / 2:
             self._turn = min(2 * self._turn, _MOST_PER_LOOK)
-        elif took > _TURN_SECONDS:
+        elif took > most:
             self._turn = max(self._turn // 2, 1)
         if self._cell.on_demand:
             return 0
         if woken or self._is_noticing is None:
             self._since, self._is_noticing = now, False
-        elif now - self._since > _TURN_SECONDS:
+        elif now - self._since > self._allowed:
             if self._is_noticing:
                 return 0
             self._is_noticing = True
@@ -346,15 +379,30 @@ class Pauses:
 
         On demand, it is 1 again when no reader takes the pieces of the last turn within a step of the loop.
         """
-        await asyncio.sleep(0)
         if self._cell.on_demand:
+            await asyncio.sleep(0)
             self._turn = min(self._turn, self._most_ahead)
             if not self._cell.has_waiting_reader:
                 await self._cell.wait_for_reader()
                 self._turn = 1
+        else:
+            await self._let_others_run()
         self._last = self._since = self._seconds()
         self._is_noticing = False
         return self._turn
+
+    async def _let_others_run(self) -> None:
+        """Let the loop take a step, and find out with how many pumps and readers this pump shares its steps."""
+        loop = asyncio.get_running_loop()
+        _pausing[loop] = _pausing.get(loop, 0) + 1
+        try:
+            await asyncio.sleep(0)
+        finally:
+            _pausing[loop] = others = _pausing[loop] - 1
+        waiters = self._cell.waiters
+        readers = len(waiters) if isinstance(waiters, dict) else 1  # those that have read everything in that step
+        if self._seconds is perf_counter:  # in virtual time, each look at the clock takes the same time
+            self._allowed = _TURN_SECONDS / (others + max(1, readers / 2))
 
     def _notice(self) -> None:
         """Notice a step of the loop."""
@@ -436,7 +484,7 @@ class StreamedPromise(Promise[W_co], Generic[P_co, W_co]):
         return start_reader(self._cell.read(self))
 
     def batches(self) -> AsyncIterator[list[P_co]]:
-        """Return an iterator over lists of pieces, each with all that have come since the last one.
+        """Return an iterator over lists of pieces, each with those that have come since the last one, at most 65,536.
 
         It costs less than an iteration over single pieces.
         """
