@@ -7,6 +7,7 @@ would also wait for other programs. The collector stays on: its full collections
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from functools import partial
 from itertools import pairwise
@@ -85,6 +86,7 @@ async def by_many(count: int) -> AsyncIterator[str]:
 
 async def waits(tokens: Tokens) -> tuple[float, float]:
     """Read a stream to its end; return the longest wait of another task and the time to the first token, in ms."""
+    gc.collect()
     steps = [time.process_time()]
 
     async def other() -> None:
@@ -129,13 +131,14 @@ async def _of_programs(table: Table, plan: Plan) -> None:
         "a token streamer, ten readers": partial(by_many, size),
         "passed on by 9 agents": partial(through, size, *[pass_on] * (LENGTH - 1)),
         "streamed again by an agent": partial(through, size, stream_again),
-        "streamed again by 9 agents": partial(through, size, *[stream_again] * (LENGTH - 1)),
         "split into 1,000 parts": partial(split, size),
         "two messages joined": partial(joined, size),
         "a finished message": lambda: aiter(finished),
     }
     for name, tokens in kinds.items():
         await add(table, plan, f"{name}, {MANY:,} tokens", tokens)
+    tokens = partial(through, plan.sized(MANY // LENGTH), *[stream_again] * (LENGTH - 1))
+    await add(table, plan, f"streamed again by 9 agents, {MANY // LENGTH:,} tokens each", tokens)
 
 
 async def _of_providers(table: Table, plan: Plan) -> None:
