@@ -30,18 +30,21 @@ PAIRS_A_PROCESS = 3
 
 
 def tokens() -> Side:
+    """Return the work of reading 20,000 tokens through an agent, as fast as they come."""
     from benchmarks.tokens import ours
 
     return ours(20_000)
 
 
 def paced() -> Side:
+    """Return the work of reading 3,000 tokens through an agent, with a step of the loop before each."""
     from benchmarks.tokens import ours
 
     return ours(3_000, paced=True)
 
 
 def calls() -> Side:
+    """Return the work of 1,000 calls of an agent, one after the other."""
     from benchmarks.bare import one_by_one
     from benchmarks.calls import agent_call
 
@@ -49,12 +52,14 @@ def calls() -> Side:
 
 
 def calls_at_once() -> Side:
+    """Return the work of 1,000 calls of an agent at once."""
     from benchmarks.calls import agents_at_once
 
     return agents_at_once(1_000)
 
 
 def messages() -> Side:
+    """Return the work of making, hashing and serializing 300 messages with nested fields."""
     from miniagents import Message
 
     fields: Any = {"steps": [{"id": f"step-{n}", "ms": n * 1.5, "tags": ["a", f"t{n}"]} for n in range(20)]}
@@ -69,12 +74,14 @@ def messages() -> Side:
 
 
 def dialog() -> Side:
+    """Return the work of a dialog of 60 turns in which the agent is sent the whole history."""
     from benchmarks.messages import dialog
 
     return lambda: dialog(60)
 
 
 def text() -> Side:
+    """Return the work of joining and splitting messages of 10,000 tokens."""
     from benchmarks.messages import join, split
 
     async def side() -> None:
@@ -85,6 +92,7 @@ def text() -> Side:
 
 
 def openai() -> Side:
+    """Return the work of reading 2,000 chunks of OpenAI's chat completions through an agent."""
     from benchmarks.decoding import through
     from benchmarks.provider import openai_client
     from miniagents.ext.llm.openai import create_openai_agent
@@ -93,6 +101,7 @@ def openai() -> Side:
 
 
 def anthropic() -> Side:
+    """Return the work of reading 2,000 chunks of Anthropic's API through an agent."""
     from benchmarks.decoding import through
     from benchmarks.provider import anthropic_client
     from miniagents.ext.llm.anthropic import create_anthropic_agent
@@ -101,6 +110,7 @@ def anthropic() -> Side:
 
 
 def recording() -> Side:
+    """Return the work of recording a stream of 500 chunks into a cassette."""
     import httpx2
 
     from benchmarks.provider import openai_chunks
@@ -130,6 +140,7 @@ def recording() -> Side:
 
 
 def playing() -> Side:
+    """Return the work of reading a recording of 500 chunks through an agent."""
     from benchmarks.cassettes import replayed
     from benchmarks.decoding import through
     from benchmarks.provider import openai_chunks
@@ -139,6 +150,7 @@ def playing() -> Side:
 
 
 def loading() -> Side:
+    """Return the work of loading a large cassette ten times."""
     from benchmarks.cassettes import interaction
     from benchmarks.provider import openai_chunks
     from miniagents_testing.cassette import load, save
@@ -154,6 +166,7 @@ def loading() -> Side:
 
 
 def markdown() -> Side:
+    """Return the work of 100 appends to a new Markdown history, and one load of it."""
     from miniagents import UserMessage
     from miniagents.ext.chat_history_md import ChatHistoryMD
 
@@ -190,6 +203,8 @@ def schedules() -> Side:
 
 
 def startup() -> Side:
+    """Return the work of importing `miniagents` in three new processes."""
+
     async def side() -> None:
         for _ in range(3):
             command = [sys.executable, "-c", "from miniagents import MiniAgents, Message"]

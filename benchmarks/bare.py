@@ -42,7 +42,7 @@ async def consume(tokens: AsyncIterator[Any]) -> None:
 
 
 def generator(count: int, *, paced: bool = False, links: int = 0) -> Side:
-    """Read a bare async generator through `links` more generators that pass its tokens on."""
+    """Return a side that reads a bare async generator through `links` more generators that pass its tokens on."""
 
     async def side() -> None:
         tokens = tokens_of(count, paced)
@@ -61,12 +61,12 @@ async def bare_echo(message: object, turns: int) -> tuple[object]:
 
 
 def bare_call(turns: int) -> Awaitable[Any]:
-    """Start `bare_echo` as a task."""
+    """Start `bare_echo` as a task, and return the task."""
     return asyncio.create_task(bare_echo("hello", turns))
 
 
 def one_by_one(call: Call, count: int) -> Side:
-    """Make the calls one after the other."""
+    """Return a side that makes the calls one after the other."""
 
     async def side() -> None:
         for _ in range(count):
@@ -76,7 +76,10 @@ def one_by_one(call: Call, count: int) -> Side:
 
 
 def at_once(call: Call, count: int) -> Side:
-    """Make all calls at once: each lets the others run for a step of the loop before it replies, so all are alive."""
+    """Return a side that makes all calls at once.
+
+    Each call lets the others run for a step of the loop before it replies, so all are alive.
+    """
 
     async def side() -> None:
         await asyncio.gather(*[call(1) for _ in range(count)])

@@ -31,7 +31,7 @@ async def echo(ctx: InteractionContext, turns: int = 0) -> None:
 
 
 def agent_call(turns: int) -> Awaitable[Any]:
-    """Call the agent `echo`."""
+    """Call the agent `echo`, and return the promise of its replies."""
     return echo.trigger(HELLO, turns=turns)
 
 
@@ -42,7 +42,7 @@ async def awaited(calls: list[Awaitable[Any]]) -> None:
 
 
 def all_awaited(call: Call, count: int) -> Side:
-    """Make all calls at once, and await one after the other."""
+    """Return a side that makes all calls at once, and awaits one after the other."""
 
     async def side() -> None:
         await awaited([call(1) for _ in range(count)])
@@ -51,7 +51,7 @@ def all_awaited(call: Call, count: int) -> Side:
 
 
 def agents_at_once(count: int) -> Side:
-    """Make all agent calls at once."""
+    """Return a side that makes all agent calls at once, and awaits one after the other."""
     return all_awaited(agent_call, count)
 
 

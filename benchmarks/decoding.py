@@ -35,7 +35,7 @@ CHUNKS = 2_000
 
 
 def through(agent: MiniAgent[Any], words: int) -> Side:
-    """Call an agent, read its answer token by token, and check the number of tokens."""
+    """Return a side that calls an agent, reads its answer token by token, and checks the number of tokens."""
 
     async def side() -> None:
         count = 0
@@ -65,6 +65,7 @@ async def benchmark(plan: Plan) -> Table:
 
 
 async def _pair(table: Table, plan: Plan, name: str, base: Side, ours: Side, words: int, goal: float) -> None:
+    """Compare an agent with the SDK's own stream, and add the row with this name and goal."""
     await table.compare(
         name, base, ours, plan, units=words, unit="us a chunk", base_name="SDK create(stream=True)", goal=goal
     )
@@ -73,6 +74,7 @@ async def _pair(table: Table, plan: Plan, name: str, base: Side, ours: Side, wor
 async def _floor(
     table: Table, plan: Plan, name: str, chunks: Callable[[int], list[bytes]], ours: Side, words: int
 ) -> None:
+    """Compare an agent with reading the same chunks as bytes alone, and add the row."""
     async with http_client(chunks(words)) as client:
         base = bytes_only(client)
         await table.compare(

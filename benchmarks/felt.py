@@ -40,6 +40,8 @@ async def bare_upper(text: str) -> str:
 
 
 def _on_demand(count: int) -> Side:
+    """Return a side that reads a message of `count` tokens which works on demand."""
+
     async def side() -> None:
         await consume(aiter(Message.promise(message_token_streamer=lambda _: tokens_of(count), start_soon=False)))
 

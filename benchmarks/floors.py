@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def in_batches(count: int) -> Side:
-    """Read a minimal stream in batches."""
+    """Return a side that reads a minimal stream in batches."""
 
     async def side() -> None:
         await consume(Stream(tokens_of(count)).batches())
@@ -23,7 +23,7 @@ def in_batches(count: int) -> Side:
 
 
 def token_by_token(count: int, *, paced: bool = False, links: int = 0) -> Side:
-    """Read a minimal stream through `links` more streams; each of them can be read twice."""
+    """Return a side that reads a minimal stream through `links` more streams, each of which can be read twice."""
 
     async def side() -> None:
         tokens: AsyncIterator[str] = tokens_of(count, paced)

@@ -163,6 +163,7 @@ def squared(turns: int) -> int:
 
 
 def _works(folder: Path) -> list[Work]:
+    """Return all works, with their smallest sizes and their goals; cassettes are made in `folder`."""
     token, chunk, read = "ns a token", "us a chunk", "us a message read"
     return [
         Work("tokens: bare generator", 25_000, token, generator, goal=None),

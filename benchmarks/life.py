@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def arriving(client: AsyncOpenAI, feed: Callable[[], Feed]) -> Side:
-    """Send the SDK's request, and pass each chunk of the response to a new `feed`."""
+    """Return a side that sends the SDK's request, and passes each chunk of the response to a new `feed`."""
 
     async def side() -> None:
         take = feed()
@@ -56,7 +56,7 @@ def deltas() -> Feed:
 
 
 def awaited(agent: Any) -> Side:
-    """Call an agent, and await its answer without reading tokens."""
+    """Return a side that calls an agent, and awaits its answer without reading tokens."""
 
     async def side() -> None:
         await agent.trigger("Tell me something")

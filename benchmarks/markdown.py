@@ -71,23 +71,28 @@ def _bare(peers: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _compared(row: dict[str, Any]) -> list[str]:
+    """Return the cells of a row: name, cost of the base, our cost, ratio and goal."""
     base = f"{_short(row['base']['median'])} {row['base_name']}"
     return [row["name"], base, f"{_short(row['measured']['median'])} {row['unit']}", _ratio(row["ratio"]), _goal(row)]
 
 
 def _facts(facts: dict[str, float]) -> Iterator[list[str]]:
+    """Yield the cells of a row for each fact, which has only a name and a value."""
     for name, value in facts.items():
         yield [name, "", _short(value), "", ""]
 
 
 def _grown(curve: dict[str, Any]) -> list[str]:
+    """Return the cells of a curve: name, unit, the smallest size, the cost at each size, growth and goal."""
     costs = [_short(cost["median"]) for cost in curve["costs"]]
     return [curve["name"], curve["unit"], f"{curve['sizes'][0]:,}", *costs, _ratio(curve["growth"]), _goal(curve)]
 
 
 def _ratio(ratio: dict[str, float]) -> str:
+    """Format the median of a ratio, with its quartiles in parentheses."""
     return f"**{ratio['median']:.2f}** ({ratio['lower']:.2f} - {ratio['upper']:.2f})"
 
 
 def _goal(row: dict[str, Any]) -> str:
+    """Format the goal of a row, as `<= 4`; "" without one."""
     return "" if row["goal"] is None else f"<= {row['goal']:g}"

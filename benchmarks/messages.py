@@ -40,22 +40,27 @@ def times(count: int, work: Callable[[], object]) -> Side:
 
 
 def _model() -> FrozenModel:
+    """Return a frozen pydantic model with three metadata fields."""
     return FrozenModel(content="hello", role="user", **METADATA)
 
 
 def _message() -> Message:
+    """Return a message with the fields of `_model`."""
     return Message("hello", role="user", **METADATA)
 
 
 def _json_digest(fields: dict[str, Any]) -> str:
+    """Return the SHA-256 of the fields as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _message_digest(fields: dict[str, Any]) -> str:
+    """Make a message of the fields, and return its hash key."""
     return Message(**fields).hash_key
 
 
 def _nested(nodes: int) -> dict[str, Any]:
+    """Return fields with about `nodes` dicts and lists in them."""
     return {"parts": [{"type": "text", "n": n} for n in range(nodes // 2)], "more": [[n] for n in range(nodes // 2)]}
 
 
@@ -66,11 +71,13 @@ async def tokens_of(count: int) -> AsyncIterator[str]:
 
 
 async def _bare(count: int) -> None:
+    """Read `count` tokens, and drop them."""
     async for _ in tokens_of(count):
         pass
 
 
 def _streamed(count: int) -> MessagePromise:
+    """Return a message promise that streams `count` tokens."""
     return Message.promise(message_token_streamer=lambda _: tokens_of(count))
 
 
@@ -89,6 +96,8 @@ async def split(count: int) -> None:
 
 
 def _side(work: Any, count: int) -> Side:
+    """Return a side that does async work of one size."""
+
     async def side() -> None:
         await work(count)
 
@@ -148,6 +157,7 @@ async def benchmark(plan: Plan) -> Table:
 
 
 async def _freezing(table: Table, plan: Plan, nodes: int) -> None:
+    """Compare messages of nested containers with `deepcopy`, and with a digest of their JSON."""
     fields = _nested(nodes)
     base, ours = times(10, lambda: deepcopy(fields)), times(10, lambda: Message(**fields))
     name = "a message of nested containers (goal: <= 1 us a node)"
@@ -158,6 +168,7 @@ async def _freezing(table: Table, plan: Plan, nodes: int) -> None:
 
 
 async def _text(table: Table, plan: Plan) -> None:
+    """Compare join and split with reading the tokens alone, and at twice the size."""
     size = plan.sized(200_000)
     for name, work, goal in (("join", join, 5), ("split", split, 8)):
         await table.compare(f"{name}, a token", _side(_bare, size), _side(work, size), plan, units=size, goal=goal)

@@ -88,7 +88,7 @@ def agent_with_a_span(tracer: Tracer) -> MiniAgent[Any]:
 
 
 def calls(count: int, *observers: Observer, agent: MiniAgent[Any] = echo) -> Side:
-    """Make agent calls one after the other, in a run with these observers."""
+    """Return a side that makes agent calls one after the other, in a run with these observers."""
 
     async def work() -> None:
         for _ in range(count):
@@ -102,7 +102,7 @@ def calls(count: int, *observers: Observer, agent: MiniAgent[Any] = echo) -> Sid
 
 
 def calls_without_seam(count: int) -> Side:
-    """Make agent calls one after the other in a build without the seam."""
+    """Return a side that makes agent calls one after the other in a build without the seam."""
     work = calls(count)
 
     async def side() -> None:
@@ -113,7 +113,7 @@ def calls_without_seam(count: int) -> Side:
 
 
 def answer(tokens: int, *observers: Observer) -> Side:
-    """Read an answer of a scripted model, in a run with these observers."""
+    """Return a side that reads an answer of a scripted model, in a run with these observers."""
     agent = ScriptedLLM(lambda call: Step(["token "] * tokens)).agent()
 
     async def side() -> None:

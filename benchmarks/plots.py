@@ -67,6 +67,7 @@ def _ratios(figure: Figure, rows: list[dict[str, Any]]) -> None:
 
 
 def _colour(row: dict[str, Any]) -> str:
+    """Return the colour of a bar: whether its row has met the goal, missed it, or has none."""
     if row["goal"] is None:
         return _OPEN
     return _MET if row["ratio"]["median"] <= row["goal"] else _MISSED
@@ -111,6 +112,7 @@ def _beside_others(figure: Figure, table: dict[str, Any]) -> None:
 
 
 def _bars(axes: Axes, title: str, cells: dict[str, dict[str, Any]]) -> None:
+    """Draw the bars of one column; a framework without a ratio gets the reason in words."""
     ratios = [cell["row"]["ratio"]["median"] if cell.get("row") else None for cell in cells.values()]
     present = [ratio for ratio in ratios if ratio is not None]
     low = min([0.5, *(ratio / 2 for ratio in present)])

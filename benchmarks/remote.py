@@ -53,7 +53,7 @@ async def echo(ctx: InteractionContext) -> None:
 
 @contextmanager
 def server(folder: Path) -> Iterator[tuple[str, int]]:
-    """Run a NATS server, and return its URL and process id."""
+    """Run a NATS server, yield its URL and process id, and kill it at the end."""
     program = Path(sys.executable).with_name("nats-server")
     command = [str(program) if program.exists() else "nats-server", "-js", "-a", "127.0.0.1", "-p", "-1"]
     with subprocess.Popen(
@@ -70,7 +70,7 @@ def server(folder: Path) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def workers(url: str, number: int) -> Iterator[list[int]]:
-    """Run workers, and return their process ids."""
+    """Run workers in processes of their own, yield the process ids, and end the workers."""
     # tox sets PYTHONSAFEPATH, under which a program does not find the modules of its folder
     paths = filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).resolve().parent.parent)])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

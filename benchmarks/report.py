@@ -64,15 +64,18 @@ def _rounded(value: Any) -> Any:
 
 
 def _shown(table: dict[str, Any], folder: str) -> str:
+    """Return the Markdown of a table with its plot below, and when it was measured if that was earlier."""
     measured = f"Measured earlier: {table['measured']}\n\n" if "measured" in table else ""
     return f"#{as_markdown(table)}\n\n{measured}![{table['name']}]({folder}{_plot(table)})"
 
 
 def _plot(table: dict[str, Any]) -> str:
+    """Return the name of the SVG file of a table."""
     return re.sub(r"\W+", "-", table["name"].lower().replace("'", "")) + ".svg"
 
 
 def _circumstances(results: dict[str, Any]) -> str:
+    """Return date, Python, machine and versions of the results in one sentence."""
     versions = ", ".join(f"{package} {number}" for package, number in sorted(results["versions"].items()))
     machine = f"{results['python']} on {results['machine']}, {results['cpus']} CPUs"
     return f"{results['date'][:10]}, {machine}, in one run; {versions}."

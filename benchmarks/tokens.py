@@ -84,6 +84,7 @@ async def benchmark(plan: Plan) -> Table:
 
 
 async def _growth(table: Table, plan: Plan) -> None:
+    """Compare the cost of a token in one long message with that in many short ones."""
     small, large = plan.sized(10_000), plan.sized(1_000_000)
     name = "1,000,000 tokens against 10,000, each ours"
     times = large // small
@@ -96,6 +97,7 @@ async def _growth(table: Table, plan: Plan) -> None:
 
 
 async def _other_readers(table: Table, plan: Plan) -> None:
+    """Compare a second reader, ten readers at once, and a reader of batches with a bare generator."""
     size = plan.sized(100_000)
     read_before = await finished(size)
 
@@ -117,6 +119,7 @@ async def _other_readers(table: Table, plan: Plan) -> None:
 
 
 async def _chains(table: Table, plan: Plan) -> None:
+    """Compare chains of ten agents, by reference and streamed again, with one agent and with generators."""
     size = plan.sized(100_000)
     by_reference, streamed = [pass_on] * (LENGTH - 1), [stream_again] * (LENGTH - 1)
     name = "10 agents in a chain, by reference"

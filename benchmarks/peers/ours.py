@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def tokens(count: int, agents: int) -> int:
-    """Pass a message through agents by reference, and return the number of tokens read."""
+    """Pass a message through agents by reference, and return the number of tokens that were read."""
     came = 0
     async for promise in through(count, *[pass_on] * (agents - 1)):
         await consume(aiter(promise))

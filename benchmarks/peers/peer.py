@@ -243,6 +243,7 @@ def _felt(name: str, provider: str, goals: tuple[str, str]) -> list[Measure]:
 
 
 def _measures() -> list[Measure]:
+    """Return all measures, in the order in which their numbers are given to `main`."""
     part = functools.partial
     stream, call, provider = "Token pass-through", "Agent calls", "A provider's stream"
     return [
