@@ -467,7 +467,7 @@ def test_K25_every_test_of_pytest_recording_keeps_its_verdict(
     before = {path: path.read_bytes() for path in cassettes.iterdir()}
     pytester.makeconftest(CONFTEST)
     for ini in (STREAM,) if ci else ("", STREAM):
-        outcomes = verdicts_of(project(SUITE, ini=ini))
+        outcomes = verdicts_of(project(SUITE, "--tb=no", ini=ini))
         assert len(outcomes) == SUITE.count("def test_")
         assert [name for name, verdict in outcomes.items() if (verdict == "failed") != ("_FAILS_" in name)] == []
     assert {path: path.read_bytes() for path in cassettes.iterdir()} == before
