@@ -41,6 +41,7 @@ class _InterruptibleMain(Generic[T]):
         self._runner = runner
 
     def __await__(self) -> Generator[Any, Any, T]:
+        """Run the main coroutine and return its result; close its steps at the end."""
         steps = self._awaitable.__await__()
         try:
             return (yield from self._run(steps))

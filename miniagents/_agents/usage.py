@@ -228,7 +228,7 @@ class UsageTotals:
             self._unpriced.setdefault(key, array("q")).extend(numbers)
 
     def begin(self, path: tuple[str, ...]) -> None:
-        """Count a request that begins, for the agents of this path."""
+        """Count a request that begins, in these totals and in those of the agents of this path."""
         self.requests += 1
         totals = self._by_path.get(path)
         if totals is None:
@@ -335,7 +335,7 @@ class RequestMeter:
             level.totals.begin(level.path)
 
         def end(answered: str | None, usage: Usage | None, complete: bool) -> None:
-            """Add what the request took to the totals."""
+            """Add what the request took to all totals, at the price of the model that answered or was asked."""
             models = (model,) if answered is None or answered == model else (answered, model)
             request = EndedRequest(models, usage, complete, self._price)
             for level in self._levels:

@@ -58,7 +58,10 @@ class BoundToRun:
 
 
 def drop_engine_frames(error: BaseException) -> BaseException:
-    """Remove this package's frames from the start of the error's traceback; they would keep the cell alive."""
+    """Remove this package's frames from the start of the error's traceback, and return the error.
+
+    The frames would keep the cell alive.
+    """
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals.get("__package__") == __package__:
         traceback = traceback.tb_next

@@ -60,9 +60,11 @@ class _ShortRepr(reprlib.Repr):
         return f"{type(x).__qualname__}({', '.join(cut)})"
 
     def repr_FrozenDict(self, x: Any, level: int) -> str:  # noqa: N802 - reprlib finds methods by the name of the type
+        """Return the shortened repr of a `FrozenDict`, with that of a dict in parentheses."""
         return f"FrozenDict({self.repr_dict(x, level)})"
 
     def repr_FrozenSet(self, x: Any, level: int) -> str:  # noqa: N802 - as above
+        """Return the shortened repr of a `FrozenSet`, as that of a frozenset."""
         return self.repr_frozenset(x, level)
 
     def repr_int(self, x: int, level: int) -> str:
@@ -321,6 +323,7 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Return the schema of a field: it reads a mapping or its dump, validates keys and values, and freezes them."""
         args = get_args(source)
         keys, values = (handler.generate_schema(arg) for arg in args) if args else (core_schema.str_schema(), None)
         freezing = freeze_with_enums if mentions(source, Enum) else freeze
@@ -492,7 +495,10 @@ def _make_set(items: list[Any]) -> frozenset[Any]:
 
 
 def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
-    """Return the `FrozenDict` as it is; raise `_Refused` if it would nest too deep at this level."""
+    """Return the `FrozenDict` as it is, and renew the marker.
+
+    Raise `_Refused` if it would nest too deep at this level.
+    """
     if level and level + _height(value) > MAX_NESTING:
         raise _make_depth_error()
     renew_frozen_marker()  # there may be a Frozen in it

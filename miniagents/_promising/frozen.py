@@ -155,6 +155,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         freeze_fields(self)
 
     def __init_subclass__(cls, *, class_: str | None = None, **config: Any) -> None:
+        """Give the class its name, and register it under the name; a validator follows when the class is complete."""
         super().__init_subclass__(**config)
         cls.class_name = class_ or cls.__qualname__
         cls._fields_validator = _UnbuiltValidator(cls)
@@ -162,6 +163,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def __pydantic_init_subclass__(cls, *, class_: str | None = None, **config: Any) -> None:
+        """Raise `TypeError` for a class with private attributes."""
         super().__pydantic_init_subclass__(**config)
         if cls.__private_attributes__:
             names = ", ".join(sorted(cls.__private_attributes__))
@@ -171,6 +173,10 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema that validates and dumps objects of the class, after annotations were made immutable.
+
+        For a class that is complete, the annotations are immutable already.
+        """
         if not cls.__pydantic_complete__:
             for name, field in cls.__pydantic_fields__.items():
                 field.annotation = freeze_annotation(field.annotation, f"{cls.__qualname__}.{name}")
@@ -183,6 +189,10 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def __pydantic_on_complete__(cls) -> None:
+        """Keep what the schema of a complete class says: its validator of fields, the keys of dumps, and Enum fields.
+
+        Note also if a dump has each field under its name, with its value.
+        """
         fields, definitions = unpack_class_schema(cls.__pydantic_core_schema__)
         cls._dumps_plainly = not cls.model_config.get("serialize_by_alias") and dumps_plainly(fields, definitions)
         cls._keys = tuple(zip(cls.__pydantic_fields__, escaped(cls.__pydantic_fields__), strict=True))
@@ -254,11 +264,13 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     # --- nothing changes after __init__
 
     def __setattr__(self, name: str, value: Any) -> None:
+        """Raise an error: `AttributeError` for a name with an underscore, else that of pydantic for frozen models."""
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__qualname__} is immutable: cannot set {name!r}")
         super().__setattr__(name, value)  # raises pydantic's own error
 
     def __delattr__(self, name: str) -> None:
+        """Raise an error: `AttributeError` for a name with an underscore, else that of pydantic for frozen models."""
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__qualname__} is immutable: cannot delete {name!r}")
         super().__delattr__(name)
@@ -321,6 +333,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         return constructed
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Frozen], tuple[Any, ...]]:
+        """Return what pickle needs to rebuild the object; objects that nest deep go into one flat pickle."""
         from miniagents._promising import pickling  # few programs need the pickle module
 
         if _height_of(self) > _MAX_PICKLE_RECURSION:

@@ -191,7 +191,10 @@ class Cell(Generic[T]):
             self.task.cancel()  # a closing context has cancelled it already: a second time would cut clean-ups short
 
     def handle_lost_promise(self) -> None:
-        """Do nothing when no reader can reach the promise any more: work may be done for its effects."""
+        """Do nothing: no reader can reach the promise any more, but the work may be done for its effects.
+
+        A subclass overrides this to stop the work.
+        """
 
     def notify_settled(self, result: Any) -> None:
         """Wake all waiting tasks, start the handlers of resolved promises, and release the kept promise.
@@ -221,7 +224,7 @@ class Cell(Generic[T]):
             self.context.clear_failure(self.failure)
 
     def wake(self) -> None:
-        """Wake the tasks that wait for more."""
+        """Wake the tasks that wait for more to read, but not those that wait for the end."""
         waiters, self.waiters = self.waiters, None
         if waiters is None:
             return

@@ -111,6 +111,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         return _BatchReader(self)
 
     def __del__(self) -> None:
+        """Tell an unfinished cell that no reader can reach the promise any more."""
         try:
             cell = self._cell
         except AttributeError:
@@ -120,10 +121,10 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
     @classmethod
     def make_value(cls, item: Any) -> Any:
-        """Return the result of a leaf for an item that is neither a promise nor a container.
+        """Raise `TypeError`, because items of this type cannot be sent.
 
-        Raises:
-            TypeError: items of this type cannot be sent.
+        A subclass returns the result of a leaf for an item that is neither a promise nor a container, or raises the
+        error.
         """
         raise TypeError(f"Cannot send {item!r:.100} of type {type(item).__name__}")
 

@@ -577,15 +577,15 @@ class Branch(StreamedPromise[LEAF_co, WHOLE_co]):
 
     @classmethod
     def leaf_of_value(cls, value: Any) -> Promise[Any]:
-        """Return a leaf that is resolved with `value`."""
+        """Return a leaf that is resolved with `value`; this base class raises `TypeError`."""
         raise TypeError(f"{cls.__name__} takes no values")
 
     @classmethod
     def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> Promise[Any]:
-        """Return a leaf that has failed with `error`."""
+        """Return a leaf that has failed with `error`; this base class raises `TypeError`."""
         raise TypeError(f"{cls.__name__} takes no errors")
 
     @classmethod
     def flatten(cls, item: Any, *, into: SequenceCell | None = None) -> list[Any]:
-        """Return the leaves and branches of an item that is sent; see `SequencePromise.flatten`."""
+        """Return the leaves and branches of an item that is sent; this base class raises `TypeError`."""
         raise TypeError(f"{cls.__name__} takes no items")

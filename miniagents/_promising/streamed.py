@@ -217,9 +217,10 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.wake()
 
     def check(self, piece: Any) -> P:
-        """Return a piece of the source in the form in which it is kept; raise `TypeError` if its type is wrong.
+        """Return a piece of the source in the form in which it is kept: here, as it is.
 
-        A subclass may keep it in another place than `pieces`, and return `KEPT_ELSEWHERE`.
+        A subclass may convert it, or raise `TypeError` for a wrong type. It may also keep the piece in another place
+        than `pieces`, and return `KEPT_ELSEWHERE`.
         """
         return piece  # type: ignore[no-any-return]  # pieces of all types are taken here
 
@@ -405,7 +406,7 @@ class Pauses:
             self._allowed = _TURN_SECONDS / (others + max(1, readers / 2))
 
     def _notice(self) -> None:
-        """Notice a step of the loop."""
+        """Note that the loop has taken a step: the next call of `pause` counts its millisecond from then on."""
         self._is_noticing = None
 
 

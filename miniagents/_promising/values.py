@@ -568,7 +568,7 @@ def _expect_string(content: Any) -> str:
 
 
 def _expect_strings(content: Any, count: int) -> list[str]:
-    """Return an array of so many strings; raise an error for any other content."""
+    """Return an array of `count` strings as a list; raise an error for any other content."""
     if not isinstance(content, (list, tuple)) or len(content) != count:
         raise ValueError(f"not {count} strings")
     return [_expect_string(part) for part in content]

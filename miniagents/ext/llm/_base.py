@@ -358,9 +358,9 @@ class ProviderAdapter(ABC):
         output_mode: str = "schema",
         **request: Any,
     ) -> Awaitable[None] | None:
-        """Reply the promise of one message; return the loop to await for an agent with tools that it is to run.
+        """Reply the promise of one answer, and return None; or return the loop to await for an agent with tools to run.
 
-        The request is sent later, when the tokens of that message are produced.
+        The request is sent later, when the tokens of the answer are produced.
         """
         alias = ctx.this_agent.alias
         streamed = _streams_by_default() if stream is None else stream

@@ -303,7 +303,7 @@ def _with_calls_as_text(message: Message, calls: list[_Call]) -> Message:
 
 
 def _result_as_text(call: _Call) -> Message:
-    """Return the result of a call as a message of the user."""
+    """Return the result of a call as a message of the user that begins with `[name answered]` or `[name failed]`."""
     result = _result_of(call)
     head = f"[{call.use.name} {'failed' if result.more.get('is_error') else 'answered'}]"
     if isinstance(result.content, list):

@@ -100,7 +100,7 @@ class Redactor:
     def redact_value(self, value: Any) -> Any:
         """Return a string, bytes or parsed JSON, keys included, with the secrets in it replaced.
 
-        Other values as they are.
+        Return other values as they are.
         """
         match value:
             case str():
@@ -135,7 +135,7 @@ class Redactor:
                 self._redact_response(response)
 
     def _redact_request(self, request: Any) -> None:
-        """Redact a request, which holds the key in its headers or in its URL."""
+        """Replace the secret headers of a request, and the secrets in its URL, in place."""
         for name in list(request.headers):
             if SECRET_HEADERS.search(name):
                 request.headers[name] = REDACTED
@@ -145,7 +145,7 @@ class Redactor:
                 request.url = type(request.url)(shown)
 
     def _redact_response(self, response: Any) -> None:
-        """Redact a response, which may repeat the key in its headers and its body."""
+        """Replace the secrets in the headers and the body of a response, which may repeat the key, in place."""
         for name, value in list(response.headers.items()):
             if self.redact_text(value) != value:
                 response.headers[name] = self.redact_text(value)
@@ -265,7 +265,7 @@ class _RedactingFilter(logging.Filter):
         return True
 
     def _redact(self, text: str) -> str:
-        """Redact a text, and remove queries, bodies and response headers unless the environment allows them."""
+        """Return a redacted text, without queries, bodies and response headers unless `MINIAGENTS_LOG_BODIES` is 1."""
         if os.environ.get("MINIAGENTS_LOG_BODIES") != "1":
             text = _QUERY.sub(rf"\1{REDACTED}", _CONTENTS.sub(rf"\1 {REDACTED}", text))
         return self.redactor.redact_text(text)

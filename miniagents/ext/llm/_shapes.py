@@ -207,7 +207,7 @@ def find_shapes(text: str, runs: list[tuple[int, int]] | None = None) -> Iterato
 
 
 def _anywhere(text: str, start: int, end: int) -> Iterator[tuple[int, int, Shape]]:
-    """Yield the keys whose shapes are found by their literals alone."""
+    """Yield start, end and shape of each key between two positions that need not stand in a long word."""
     for shape in _ANYWHERE:
         if text.find(shape.rarest, start, end) >= 0:
             yield from _found(shape, text, start, end)

@@ -101,7 +101,7 @@ def _free_name(name: str, owner: type[AssistantMessage | ToolCall]) -> str:
 
 
 def _echo(holder: Outcome | Choice | ToolUse, owner: type[AssistantMessage | ToolCall]) -> dict[str, str]:
-    """Return the provider's names of the fields that go back, with their names in an object of class `owner`."""
+    """Return the provider's name of each field that a later prompt sends back, with its name in an `owner` object."""
     reasoning = getattr(holder, "reasoning", None)
     return {
         name: "reasoning" if reasoning and value == reasoning else _free_name(name, owner)
@@ -646,7 +646,7 @@ class _ParsedBySDK:
     """Reader in place of `ResponseBody` for events that the SDK has decoded."""
 
     def feed(self, event: Any) -> tuple[dict[str, Any]]:
-        """Return the fields of an event of the SDK."""
+        """Return the fields of an event of the SDK as the only item of a tuple."""
         if event.type == "content_block_delta":
             delta = event.delta
             if delta.type == "text_delta":  # the usual case; `to_dict` would cost 10 us

@@ -189,7 +189,10 @@ class _Anthropic(ProviderAdapter):
         return await shared_client("anthropic", "ANTHROPIC_", anthropic.AsyncAnthropic)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check the settings, including that thinking and a forced call are not asked for together."""
+        """Check the settings, including that thinking and a forced call are not asked for together.
+
+        Raise `TypeError` or `ValueError` for an invalid one.
+        """
         super().check_settings(settings)
         thinking, choice = settings.get("thinking") or {}, settings.get("tool_choice")
         forced = settings.get("output") is not None and settings.get("output_mode") == "tool" and choice is None
@@ -204,7 +207,10 @@ class _Anthropic(ProviderAdapter):
         return {"name": tool.name, "description": tool.description, "input_schema": tool.schema}
 
     def output_format(self, output: Output, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `output_config`."""
+        """Return `output_config`: the given one, with the schema of the output as its format.
+
+        Raise `ValueError` if it has a format already.
+        """
         config = request.get("output_config") or {}
         if config.get("format") is not None:
             raise ValueError("output= sets the format of output_config: leave one of them out")
@@ -212,7 +218,10 @@ class _Anthropic(ProviderAdapter):
         return {"output_config": {**config, "format": {"type": "json_schema", "schema": schema}}}
 
     def tool_choice(self, given: Any, tool: str | None, *, forced: bool, request: Mapping[str, Any]) -> Any:
-        """Return a choice; its further fields, such as `disable_parallel_tool_use`, stay."""
+        """Return a forced call of any tool or of `tool`, or `auto`, with further fields of the given choice.
+
+        Return a given `auto` or `none` as it is. Without a forced call and further fields, return None.
+        """
         given = given or {}
         if given.get("type") in ("auto", "none"):
             return given
@@ -236,7 +245,7 @@ class _Anthropic(ProviderAdapter):
         streamed: bool,
         output_tool: str | None,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
-        """Return the call of `messages.create` for these messages."""
+        """Return the method `messages.create`, its arguments for these messages, and the factory of sessions."""
         has_tools = bool({**request, **(request.get("extra_body") or {})}.get("tools"))
         instructions, turns = messages_prompt(messages, system, has_tools=has_tools)
         arguments = {"messages": turns, **request}

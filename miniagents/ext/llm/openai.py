@@ -180,7 +180,7 @@ class _OpenAI(ProviderAdapter):
     message_class: ClassVar[type[AssistantMessage]] = OpenAIMessage
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check the settings, including `api`."""
+        """Check the settings, including `api`; raise `TypeError` or `ValueError` for an invalid one."""
         if settings.get("api", "chat") not in ("chat", "responses"):
             raise ValueError(f"api must be 'chat' or 'responses', not {settings['api']!r}")
         super().check_settings(settings)
@@ -209,7 +209,10 @@ class _OpenAI(ProviderAdapter):
         return {"type": "function", "function": function}
 
     def output_format(self, output: Output, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `response_format`, or `text` for the Responses API."""
+        """Return `response_format` with the schema of the output, or `text` with it for the Responses API.
+
+        Raise `ValueError` if the request has a format of its own.
+        """
         schema = {"name": output.schema_name, "schema": output.strict_schema(_is_enforced), "strict": True}
         if request.get("api") != "responses":
             if request.get("response_format") is not None:
@@ -221,7 +224,10 @@ class _OpenAI(ProviderAdapter):
         return {"text": {**text, "format": {"type": "json_schema", **schema}}}
 
     def tool_choice(self, given: Any, tool: str | None, *, forced: bool, request: Mapping[str, Any]) -> Any:
-        """Return a mode, or the one tool; a choice among allowed tools keeps these."""
+        """Return a forced call of any tool or of `tool`; None without a forced call.
+
+        Return a given `auto` or `none` as it is. A given choice among allowed tools keeps these, and gets the mode.
+        """
         mode = "required" if forced else "auto"
         if isinstance(given, Mapping) and given.get("type") == "allowed_tools":
             allowed = given.get("allowed_tools")  # chat completions have another object around it
@@ -236,7 +242,7 @@ class _OpenAI(ProviderAdapter):
         return {"type": "function", **(named if request.get("api") == "responses" else {"function": named})}
 
     def api(self, request: Mapping[str, Any]) -> str:
-        """Return the API: "chat" or "responses"."""
+        """Return the API of a request, "chat" by default or "responses"."""
         return str(request.get("api", "chat"))
 
     def prepare_request(
@@ -250,7 +256,10 @@ class _OpenAI(ProviderAdapter):
         streamed: bool,
         output_tool: str | None,
     ) -> tuple[Callable[..., AbstractAsyncContextManager[Any]], dict[str, Any], Callable[[], Session]]:
-        """Return the call of `chat.completions.create` or `responses.create` for these messages."""
+        """Return the SDK's method for the API, its arguments for these messages, and the factory of sessions.
+
+        A streamed chat completion asks for its usage if the server is known to accept that.
+        """
         request = dict(request)
         session: Callable[[], Session]
         if request.pop("api", "chat") == "responses":

@@ -410,7 +410,7 @@ class ChatSession(Session):
         return ""
 
     def _process_rest_of_delta(self, state: _ChoiceState, delta: dict[str, Any]) -> str:
-        """Process the fields of a delta other than plain text, and return the text of typed parts in it."""
+        """Keep role, reasoning, refusal, calls and unknown fields of a delta; return the text of typed parts in it."""
         text = ""
         if delta.get("role"):
             state.begun = True
@@ -463,7 +463,7 @@ class ChatSession(Session):
         return text
 
     def _add_reasoning(self, state: _ChoiceState, text: str) -> None:
-        """Add a piece of reasoning to a choice."""
+        """Add a piece of reasoning to a choice; one of the first choice is an event beside the text as well."""
         state.reasoning.append(text)
         if state is self._first_choice:
             self._note_reasoning(text)

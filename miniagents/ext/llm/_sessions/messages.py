@@ -150,9 +150,10 @@ class MessagesSession(Session):
         return ""
 
     def _process_delta(self, data: dict[str, Any]) -> str:
-        """Process a delta of a content block, and return its text if it is one of a text block, else "".
+        """Add a delta to its content block, and return its text if it is one of a text block, else "".
 
-        Raise an error in the delta, and `StreamProtocolError` for a block that is not open or a text that is none.
+        Note calls and thoughts among the events beside the text. Raise an error in the delta, and `StreamProtocolError`
+        for a block that is not open or a text that is none.
         """
         block = self._open_block(data)
         delta = self._read_object(data, "delta")
@@ -201,7 +202,10 @@ class MessagesSession(Session):
         return ""
 
     def _process_start(self, data: dict[str, Any]) -> None:
-        """Process the start of the message: id, model and usage; reject a second start, and raise an error in it."""
+        """Keep the message of a start event, with id, model and usage.
+
+        Reject a second one, and raise an error in it.
+        """
         message = dict(self._read_object(data, "message"))
         if self._message is not None:
             self._reject("a second message_start")
@@ -213,10 +217,11 @@ class MessagesSession(Session):
         self._process_usage(message.get("usage"))
 
     def _process_block_start(self, data: dict[str, Any]) -> str:
-        """Process the start of a content block, and return the text that it may hold already, else "".
+        """Keep the start of a content block, and return the text that it may hold already, else "".
 
-        Raise an error in the block. Reject a block before the message, or with an index that is not the next one. An
-        index that repeats, or is no number, is only a doubt.
+        Note a call or a thought in it among the events beside the text; a `fallback` block names the model from then
+        on. Raise an error in the block. Reject a block before the message, or with an index that is not the next one.
+        An index that repeats, or is no number, is only a doubt.
         """
         self._message_of_event("content_block_start")
         block = self._read_object(data, "content_block")

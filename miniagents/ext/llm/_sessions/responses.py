@@ -145,7 +145,7 @@ class ResponsesSession(Session):
         return "" if start is None else "".join(self._pieces[start:])
 
     def _on_lifecycle(self, data: dict[str, Any]) -> None:
-        """Process the events created, queued and in_progress."""
+        """Store the response of an event created, queued or in_progress; raise the error that it reports."""
         self._process_response(data)
 
     def _on_item_added(self, data: dict[str, Any]) -> None:
@@ -240,13 +240,13 @@ class ResponsesSession(Session):
         return self._append_text(whole[len(known) :])
 
     def _on_refusal_delta(self, data: dict[str, Any]) -> None:
-        """Add a delta of a refusal."""
+        """Add a delta of a refusal to its item, and to the events beside the text."""
         piece = self._read_text(data, "delta")
         self._find_item(data).refusal.append(piece)
         self._note_refusal(piece)
 
     def _on_arguments_delta(self, data: dict[str, Any]) -> None:
-        """Add a delta of the arguments of a tool call."""
+        """Add a delta of arguments to the item of its tool call, and to the events beside the text."""
         item, piece = self._find_item(data), self._read_arguments(data.get("delta"))
         item.arguments.append(piece)
         if item.start.get("type") in _ARGUMENTS:
@@ -259,7 +259,7 @@ class ResponsesSession(Session):
             self._find_item(data).arguments = [whole]
 
     def _on_reasoning_delta(self, data: dict[str, Any]) -> None:
-        """Add a delta of reasoning, or of its summary."""
+        """Add a delta of reasoning, or of its summary, to its item, and to the events beside the text."""
         key = "summary_index" if "summary_index" in data else "content_index"
         index = (self._read_index(data, key) if key in data else 0) or 0
         piece = self._read_side_text(data, "delta")
