@@ -55,7 +55,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The checkout: README, examples and cassettes are tested as files, whichever wheel is installed."""
+    """Return the checkout: README, examples and cassettes are tested as files, whichever wheel is installed."""
     return ROOT
 
 
@@ -63,12 +63,15 @@ class Effort(Protocol):
     """Of three sizes of a test, gives the one for this run."""
 
     def __call__(self, default: T, *, ci: T, nightly: T) -> T:
-        """`nightly` may take minutes, `ci` seconds, and `default` is for a developer who waits."""
+        """Return the size for this run: `nightly` may take minutes, `ci` seconds.
+
+        `default` is for a developer who waits.
+        """
 
 
 @pytest.fixture(scope="session")
 def effort() -> Effort:
-    """How much to try: the environment variable `MINIAGENTS_TEST_EFFORT` is "default", "ci" or "nightly"."""
+    """Return the function that chooses a size by `MINIAGENTS_TEST_EFFORT`: "default", "ci" or "nightly"."""
 
     def choose(default: T, *, ci: T, nightly: T) -> T:
         return {"default": default, "ci": ci, "nightly": nightly}[EFFORT]
@@ -78,7 +81,7 @@ def effort() -> Effort:
 
 @pytest.fixture(autouse=True)
 def _no_keys_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key or a base URL in the environment would decide what the SDKs do."""
+    """Delete keys and base URLs from the environment, as they would decide what the SDKs do."""
     for provider in ("OPENAI", "ANTHROPIC", "AZURE_OPENAI"):
         for name in ("API_KEY", "BASE_URL", "AUTH_TOKEN", "ORG_ID", "PROJECT_ID", "AD_TOKEN", "ENDPOINT"):
             monkeypatch.delenv(f"{provider}_{name}", raising=False)
@@ -92,17 +95,17 @@ def _clients_load_one_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _programs_run_what_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs that a test starts import the same `miniagents`, also where it is a checkout that is not installed."""
+    """Let programs that a test starts import the same `miniagents`, also from a checkout that is not installed."""
     monkeypatch.setenv("PYTHONPATH", str(Path(miniagents.__file__).parent.parent))
 
 
 @pytest.fixture(autouse=True)
 def _not_under_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests record into folders of their own, wherever they run; what CI changes is tested by setting it."""
+    """Delete the variable `CI`: tests record into folders of their own, and a test of its effect sets it."""
     monkeypatch.delenv("CI", raising=False)
 
 
 @pytest.fixture(autouse=True)
 def _virtual_time_ignores_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the turns of a loop take, they take no virtual time, except in tests that set the patience."""
+    """Let turns of a loop take no virtual time, however long they take, except in tests that set the patience."""
     monkeypatch.setattr(_clock, "_BUSY_PATIENCE", math.inf)
