@@ -57,7 +57,7 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: list[str] = []
-        self._unread: list[Iterable[str]] = [secrets]
+        self._unread: list[Iterable[str]] = [secrets] if secrets else []
 
     def learn(self, secrets: Iterable[str]) -> None:
         """Add secrets to be replaced, including their forms in a URL and in JSON."""

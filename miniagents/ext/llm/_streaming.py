@@ -35,7 +35,7 @@ from miniagents.ext.llm.sse import SSEDecoder, inflater_for
 from miniagents.messages import AnswerRestarted, AssistantMessage, ToolCall, ToolCallDelta, ToolCallReady, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -457,8 +457,8 @@ async def stream_answer(
                             if token:
                                 delivered = True
                                 yield token
-                        finally:  # close the generator of chunks at once, instead of leaving that to the event loop
-                            await incoming.chunks.aclose()
+                        finally:
+                            await incoming.aclose()
             outcome = session.close()
         except Exception as error:
             if (completed := _complete_outcome(session, error)) is None:
@@ -586,7 +586,7 @@ def _seconds_until_retry(call: LLMCall, failure: LLMError, attempt: int, elapsed
 class _IncomingBody:
     """Body of a response: its chunks, the reader that makes events of them, and the session's function for events."""
 
-    def __init__(self, session: Session, body: Any, chunks: AsyncGenerator[Any], take: Callable[[Any], str]) -> None:
+    def __init__(self, session: Session, body: Any, chunks: AsyncIterator[Any], take: Callable[[Any], str]) -> None:
         self.session = session
         self.body = body
         self.chunks = chunks
@@ -640,6 +640,11 @@ class _IncomingBody:
                 watch.waiting_since = None
         text: str = self.body.close()
         return text
+
+    async def aclose(self) -> None:
+        """Close the generator of chunks at once, instead of leaving that to the event loop."""
+        if (aclose := getattr(self.chunks, "aclose", None)) is not None:
+            await aclose()
 
 
 class _ParsedBySDK:

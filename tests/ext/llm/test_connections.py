@@ -150,3 +150,34 @@ async def test_P19_name_of_a_model_makes_no_file(
 def names_in(folder: Path) -> list[str]:
     """Return the names of the files in a folder."""
     return [path.name for path in folder.iterdir()]
+
+
+async def test_agent_reads_a_stream_that_a_hook_of_the_http_client_has_replaced(kit: Kit) -> None:
+    """A response hook may replace the stream by one whose iterator is no generator, and sees each chunk."""
+    seen: list[bytes] = []
+
+    class Watched(httpx2.AsyncByteStream):
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+            self.chunks = aiter(stream)
+
+        def __aiter__(self) -> Watched:
+            return self
+
+        async def __anext__(self) -> bytes:
+            chunk: bytes = await anext(self.chunks)
+            seen.append(chunk)
+            return chunk
+
+        async def aclose(self) -> None:
+            await self.stream.aclose()
+
+    async def watch(response: httpx2.Response) -> None:
+        response.stream = Watched(response.stream)
+
+    chunks = kit.chat("Hi")
+    wire = kit.Wire(kit.Reply(chunks))
+    http_client = httpx2.AsyncClient(transport=wire, event_hooks={"response": [watch]})
+    async with MiniAgents():
+        (message,) = await agent("openai", wire.openai(http_client=http_client)).trigger("Hello")
+    assert (message.content, seen, wire.in_flight) == ("Hi", chunks, 0)

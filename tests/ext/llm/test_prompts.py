@@ -332,6 +332,14 @@ async def test_P25_request_has_replacement_characters_for_lone_surrogates(provid
         assert body["messages"][1]["content"] == [use]
 
 
+def test_repair_returns_the_same_object_when_a_list_contains_itself() -> None:
+    """A request with a list that contains itself twice is left to the JSON encoder, which refuses it."""
+    cyclic: list[Any] = ["text"]
+    cyclic += [cyclic, cyclic]
+    request = {"metadata": cyclic}
+    assert repair_surrogates_deep(request) is request
+
+
 def test_P25_repair_returns_the_same_object_when_there_is_no_surrogate() -> None:
     """A value without lone surrogates stays the same object, even if it holds objects that are no JSON."""
     value: Any = {"a": ["é", ("x", b"\xff")], "o": object(), "m": UserMessage("é")}

@@ -110,16 +110,17 @@ def _may_hold_surrogates(value: Any) -> bool:
     One loop without a call for each node: nearly all requests have nothing to repair.
     """
     nodes = [value]
+    seen: set[int] = set()  # a container may contain itself, which the JSON encoder refuses later
     for node in nodes:  # grows while it is read
         kind = type(node)
         if kind is str:
             if not node.isascii() and _has_lone_surrogate(node):
                 return True
-        elif kind is dict:
-            nodes += node
-            nodes += node.values()
-        elif kind is list or kind is tuple:
-            nodes += node
+        elif kind is dict or kind is list or kind is tuple:
+            if id(node) not in seen:
+                seen.add(id(node))
+                nodes += node
+                nodes += node.values() if kind is dict else ()
         elif kind not in _NUMBERS and (isinstance(node, Mapping) or is_dataclass(node)):
             return True
     return False
