@@ -108,7 +108,7 @@ class Cell(Generic[T]):
                 "or `async with MiniAgents():`"
             )
         name = None if self.scope is None else self.scope.task_name
-        self.task = self.context.spawn(work(), self.task_ended, name=name, context=variables)
+        self.task = self.context.spawn(work(), self, name=name, context=variables)
 
     def ensure_started(self) -> None:
         """Start the work if it still waits for its first reader.
@@ -122,6 +122,10 @@ class Cell(Generic[T]):
             except NoActiveContextError:
                 self.deferred_start = start  # so that the next reader gets this error, too, instead of waiting for ever
                 raise
+
+    def __call__(self, task: asyncio.Task[Any]) -> None:
+        """Call `task_ended`. The cell is the callback of its task: a bound method would be one more object a task."""
+        self.task_ended(task)
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
         """Stop tracking the task, and settle the cell if the work has not.

@@ -94,7 +94,10 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
         if not cell.done:  # without a coroutine, which each of many waiting tasks would keep alive
             future = cell.add_waiter(for_end=True)
             try:
-                yield from future
+                if not future.done():  # what the future's own iterator does, which would be one more object a reader
+                    future._asyncio_future_blocking = True
+                    yield future
+                future.result()
             except BaseException:
                 cell.remove_waiter(future)
                 raise
