@@ -252,15 +252,8 @@ class MiniAgent(Generic[P, M_co]):
         context = AgentsContext.get_current("`agent.trigger(...)`")
         if errors_as_messages is None:
             errors_as_messages = context.errors_as_messages
-        return InteractionContext(
-            self,
-            messages,
-            kwargs,
-            timeout=timeout,
-            errors_as_messages=errors_as_messages,
-            limits=limits,
-            run_context=context,
-        )
+        # by position: to call a class with keywords, Python makes a dict of them
+        return InteractionContext(self, messages, kwargs, timeout, errors_as_messages, limits, context)
 
     @overload
     def fork(self, *, alias: str | None = None, description: str | None = None) -> Self: ...
@@ -429,7 +422,7 @@ class _KeywordArguments:
         names = arguments.keys()
         if self._known is None or not names <= self._known:
             self.check_known(alias, arguments)
-        if not self._required <= names:
+        if self._required and not self._required <= names:
             missing = ", ".join(repr(name) for name in sorted(self._required - arguments.keys()))
             raise TypeError(f"Agent {alias} needs the keyword argument(s) {missing}: give them here or by `fork`")
 

@@ -127,7 +127,6 @@ class InteractionContext(_CallScope, CountedCall):
         agent: MiniAgent[Any],
         message_promises: MessageSequencePromise,
         kwargs: dict[str, Any],
-        *,
         timeout: float | None,
         errors_as_messages: bool,
         limits: Limits | None,

@@ -34,10 +34,13 @@ _numbers_from_1 = partial(itertools.count, 1)
 current_scope: contextvars.ContextVar[object | None] = contextvars.ContextVar("miniagents_scope", default=None)
 """The agent call that the running code belongs to; `str()` names it in traces, and `task_name` names its tasks."""
 
-_current: contextvars.ContextVar[PromisingContext | None] = contextvars.ContextVar("miniagents_context", default=None)
+current_context: contextvars.ContextVar[PromisingContext | None] = contextvars.ContextVar(
+    "miniagents_context", default=None
+)
+"""The innermost context of `async with`; `find_current_context` also finds one that `activate` opened."""
 
 _activated: WeakKeyDictionary[asyncio.AbstractEventLoop, list[PromisingContext]] = WeakKeyDictionary()
-"""Contexts opened by `activate()`. The tasks of a web server do not inherit `_current` from the task that set it."""
+"""Contexts opened by `activate()`. Tasks of a web server do not inherit `current_context` from the task that set it."""
 
 
 class BoundToRun:
@@ -153,7 +156,7 @@ class PromisingContext(BoundToRun):
         self._token: contextvars.Token[PromisingContext | None] | None = None
         self.variables: contextvars.Context = contextvars.Context()
         """Context variables in which only this context is set, for callbacks that must keep nothing else alive."""
-        self.variables.run(_current.set, self)
+        self.variables.run(current_context.set, self)
         self.is_closing: bool = False
         """True once all tasks were cancelled; a task that starts in a clean-up is cancelled before its first step."""
         self.interrupted: bool = False
@@ -171,7 +174,7 @@ class PromisingContext(BoundToRun):
         Raises:
             NoActiveContextError: no context of this class is open.
         """
-        context = _current.get()
+        context = current_context.get()
         if isinstance(context, cls):  # the usual case, without further calls: each call of an agent comes here
             return context
         context = cls.find_current()
@@ -207,7 +210,7 @@ class PromisingContext(BoundToRun):
 
     async def __aenter__(self) -> Self:
         self._open()
-        self._token = _current.set(self)
+        self._token = current_context.set(self)
         return self
 
     async def __aexit__(
@@ -219,7 +222,7 @@ class PromisingContext(BoundToRun):
             await self._leave(error)
         finally:
             if self._token is not None:
-                _current.reset(self._token)
+                current_context.reset(self._token)
                 self._token = None
 
     def activate(self) -> Self:
@@ -435,7 +438,7 @@ class PromisingContext(BoundToRun):
 
 def find_current_context() -> PromisingContext | None:
     """Return the innermost open context of any class, or None."""
-    return _current.get() or _find_activated()
+    return current_context.get() or _find_activated()
 
 
 def _find_activated() -> PromisingContext | None:

@@ -10,7 +10,14 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from miniagents._promising.context import BoundToRun, Failure, current_scope, drop_engine_frames, find_current_context
+from miniagents._promising.context import (
+    BoundToRun,
+    Failure,
+    current_context,
+    current_scope,
+    drop_engine_frames,
+    find_current_context,
+)
 from miniagents._promising.deadlock import check_wait, waiting_on
 from miniagents._promising.mistakes import NotAwaited
 from miniagents.errors import INTERRUPTS, NoActiveContextError, PromiseCancelledError, is_failure
@@ -36,8 +43,9 @@ _NONE_ANY_MORE: dict[asyncio.Future[None], None] = {}
 class Cell(Generic[T]):
     """State of a promise: its result or its failure, the task that works on it, and the futures that wait for it."""
 
-    # Defaults are class attributes, so that a cell that is made with its result sets few attributes. An agent call
-    # makes three cells; setting every attribute of each took a tenth of its time.
+    # Most defaults are class attributes, so that a cell that is made with its result sets few attributes. An agent call
+    # makes three cells; setting every attribute of each took a tenth of its time. Four are set in each cell, because
+    # they are read for each token that arrives alone, and one of the class takes five times as long to find.
     done: bool = False
     """True once the cell is settled: resolved, failed or cancelled."""
     observed: bool = False
@@ -65,8 +73,12 @@ class Cell(Generic[T]):
 
     def __init__(self, promise_class: type[Promise[Any]]) -> None:
         self.promise_class = promise_class
-        self.context: PromisingContext | None = find_current_context()
+        self.context: PromisingContext | None = current_context.get() or find_current_context()
         self.scope: Any = current_scope.get()
+        self.done = False
+        self.waiters = None
+        self.deferred_start = None
+        self.lanes = None
 
     # --- working
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from miniagents._promising.context import BoundToRun, find_current_context
+from miniagents._promising.context import BoundToRun, current_context, find_current_context
 from miniagents._promising.promise import Cell, Promise
 from miniagents._promising.sequence_cell import Branch, LEAF_co, SequenceCell, WHOLE_co
 from miniagents._promising.streamed import StreamAppender, is_async_iterable
@@ -151,7 +151,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
             pieces = [cls._to_piece(item, into)]
         else:
             pieces = cls._flatten_lists(item, into)
-        context = find_current_context()
+        context = current_context.get() or find_current_context()
         if context is not None and context.listens:  # its handlers are called with promises: each value needs one
             return [piece if isinstance(piece, Promise) else cls.leaf_of_value(piece) for piece in pieces]
         return pieces
@@ -244,6 +244,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
             return pieces[0]
         cell = SequenceCell(cls)
         cell.pieces = pieces
+        cell.is_closing = True
         cell.resolve_at_creation(())
         return cls.of_cell(cell)
 

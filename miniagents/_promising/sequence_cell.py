@@ -48,8 +48,8 @@ class SequenceCell(StreamCell[Any, Any]):
     """The sources of leaves of a merged sequence; None before it is merged and after its end."""
     _ordered_lane: _Lane | None = None
     """The lane of the items sent in order; its cell keeps them as pieces."""
-    _closing = False
-    """True once no more items may be sent."""
+    is_closing = False
+    """True once no more items may be sent. No property: it is read for each reply of an agent."""
     _stopped_scope: object = _NOT_STOPPED
     """Scope of a cancelled sequence with this one in it: streams of that scope are stopped as soon as they are sent."""
     _final_leaf: Promise[Any] | None = None
@@ -158,7 +158,7 @@ class SequenceCell(StreamCell[Any, Any]):
             lane.is_advancing = False
         if self.waiters is not None and len(self.pieces) > before:
             self.wake()
-        if self._closing and not self.lanes:
+        if self.is_closing and not self.lanes:
             self._end()
 
     def _remove_lane(self, lane: _Lane) -> None:
@@ -232,16 +232,11 @@ class SequenceCell(StreamCell[Any, Any]):
 
     # --- ending
 
-    @property
-    def is_closing(self) -> bool:
-        """True if no more items may be sent."""
-        return self.done or self._closing
-
     def finish(self) -> None:
         """Close the sequence: it ends when all leaves of the items sent so far have come; do nothing after the end."""
         if self.done:
             return
-        self._closing = True
+        self.is_closing = True
         if self._ordered_lane is not None:
             self._ordered_lane.cell.done = True
             self._advance(self._ordered_lane)
@@ -305,6 +300,7 @@ class SequenceCell(StreamCell[Any, Any]):
 
     def _end(self) -> None:
         """Resolve the cell, whose pieces are complete; a failed leaf that was kept for the end becomes the last one."""
+        self.is_closing = True
         if not self.done and self._final_leaf is not None:
             self.pieces.append(self._final_leaf)
         if self.lanes is not None:
@@ -322,30 +318,29 @@ class SequenceCell(StreamCell[Any, Any]):
         all_values = True
         entered: dict[SequenceCell, None] = {}
         stack: list[tuple[SequenceCell, Iterator[Any]]] = []
-        entering: SequenceCell | None = self
-        while entering is not None or stack:
-            if entering is not None:
-                cell, entering = entering, None
-                if cell in entered:
-                    _enter(cell, entered)  # which raises
-                entered[cell] = None
-                if not cell.done:
-                    yield from cell.wait(for_end=True).__await__()
-                if _hold_no_promise(cell.pieces):
-                    leaves += cell.pieces
-                    del entered[cell]
-                    continue
-                all_values = cell.start_pieces() and all_values
-                stack.append((cell, iter(cell.pieces)))
-            cell, unread = stack[-1]
-            for piece in unread:
-                if isinstance(piece, Branch):
-                    entering = piece._cell
-                    break
-                leaves.append(piece)
+        cell: SequenceCell | None = self
+        while cell is not None:
+            if cell in entered:
+                _enter(cell, entered)  # which raises
+            if not cell.done:
+                yield from cell.wait(for_end=True).__await__()
+            if _hold_no_promise(cell.pieces):
+                leaves += cell.pieces
             else:
-                stack.pop()
-                del entered[cell]
+                all_values = cell.start_pieces() and all_values
+                entered[cell] = None
+                stack.append((cell, iter(cell.pieces)))
+            cell = None
+            while stack and cell is None:
+                outer, unread = stack[-1]
+                for piece in unread:
+                    if isinstance(piece, Branch):
+                        cell = piece._cell
+                        break
+                    leaves.append(piece)
+                else:
+                    stack.pop()
+                    del entered[outer]
         return leaves, all_values
 
     def start_pieces(self) -> bool:
@@ -544,7 +539,8 @@ def _enter(cell: SequenceCell, entered: dict[SequenceCell, None], into: ref[Sequ
 
 def _hold_no_promise(pieces: list[Any]) -> bool:
     """Return True if no piece is a promise, by a look at each class once: a history has thousands of pieces."""
-    for kind in set(map(type, pieces)):  # noqa: SIM110 - a generator would cost each call of an agent more than the rest
+    kinds = map(type, pieces)
+    for kind in kinds if len(pieces) < 4 else set(kinds):  # noqa: SIM110 - a generator would cost each call of an agent more than the rest
         if issubclass(kind, Promise):
             return False
     return True

@@ -131,7 +131,6 @@ class StreamCell(Cell[W], Generic[P, W]):
         """
         # No lock, queue, object or call for each piece: this loop is the cost of a token between source and readers.
         pieces, check = self.pieces, self.check
-        self.waiters = self.waiters  # an attribute of the class takes twice as long to find as one of the cell
         pauses, woken = Pauses(self, self.most_ahead), False
         until_look = repeat(None, 0)
         async for piece in source:
