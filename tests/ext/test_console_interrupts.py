@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from tests.conftest import Effort
+
 if sys.platform == "win32":
     pytest.skip("pseudo-terminals", allow_module_level=True)
 
@@ -165,30 +167,31 @@ both = pytest.mark.parametrize("args", [[], ["--plain"]], ids=["editor", "plain"
 
 
 @both
-@pytest.mark.parametrize("milliseconds", [0, 5, 20, 100, 1000])
 @pytest.mark.parametrize("question", ["go on", "think", "tools"])
 def test_C13_ctrl_c_after_enter_stops_the_answer(
-    tmp_path: Path, args: list[str], milliseconds: int, question: str
+    tmp_path: Path, args: list[str], question: str, effort: Effort
 ) -> None:
     """Ctrl-C at any moment after Enter stops the answer, without an end of its own, and the prompt returns."""
-    with Terminal(tmp_path, *args) as terminal:
-        terminal.expect("USER: ")
-        terminal.press(f"{question}\r")
-        time.sleep(milliseconds / 1000)
-        terminal.press(CTRL_C)
-        terminal.expect("[the answer was stopped]")
-        terminal.expect("USER: ")
-        terminal.press("short\r")
-        terminal.expect("word2")
-        terminal.expect("USER: ")
-        terminal.press("exit\r")
-        stored, prompts = terminal.expect_the_end("ENDED")
-        assert stored[0] == ["user", question, False]
-        assert stored[-2:] == [["user", "short", False], ["assistant", "word0 word1 word2 ", False]]
-        assert [role for role, _, _ in stored[1:-2]] in ([], ["assistant"])  # the part that came, if there is one
-        if question == "go on":
-            assert all(interrupted for _, _, interrupted in stored[1:-2])
-        assert prompts[-1][-1] == "short"
+    moments = [0, 5, 20, 100, 1000]  # each in a program of its own, as two presses soon after each other end one
+    for milliseconds in effort([0, 20, 100], ci=moments, nightly=moments):
+        with Terminal(tmp_path, *args) as terminal:
+            terminal.expect("USER: ")
+            terminal.press(f"{question}\r")
+            time.sleep(milliseconds / 1000)
+            terminal.press(CTRL_C)
+            terminal.expect("[the answer was stopped]")
+            terminal.expect("USER: ")
+            terminal.press("short\r")
+            terminal.expect("word2")
+            terminal.expect("USER: ")
+            terminal.press("exit\r")
+            stored, prompts = terminal.expect_the_end("ENDED")
+            assert stored[0] == ["user", question, False]
+            assert stored[-2:] == [["user", "short", False], ["assistant", "word0 word1 word2 ", False]]
+            assert [role for role, _, _ in stored[1:-2]] in ([], ["assistant"])  # the part that came, if there is one
+            if question == "go on":
+                assert all(interrupted for _, _, interrupted in stored[1:-2])
+            assert prompts[-1][-1] == "short"
 
 
 @both
