@@ -84,8 +84,8 @@ async def test_caches_that_the_first_run_fills_are_no_part_of_a_row(monkeypatch:
 
     table = measure.Table("Table")
     row = {"units": 1, "unit": "us each"}
-    await table.compare("one", side(1.2, 0.2), side(0.2, 0.4), measure.Plan(seconds=3), repeat=5, **row)
-    await table.compare("many", side(1.2, 0.01), side(0.2, 0.02), measure.Plan(seconds=3), repeat=5, **row)
+    await table.compare("one", side(2.2, 0.2), side(0.2, 0.4), measure.Plan(seconds=3), repeat=5, **row)
+    await table.compare("many", side(2.2, 0.01), side(0.2, 0.02), measure.Plan(seconds=3), repeat=5, **row)
 
     assert [round(each.ratio.median, 6) for each in table.rows] == [2, 2]
 
