@@ -145,13 +145,9 @@ class Table:
         """
         repeat, pairs = (1, 1) if plan.quick else (repeat, pairs)
         # The first run of each side fills caches. Time on the clock: a paced stream takes more than its CPU time.
-        began = time.perf_counter()
-        first = (await seconds(base), await seconds(ours))
-        took = time.perf_counter() - began
+        first, took = await _timed(base, ours)
         if plan.rounds_of(took * repeat) < plan.rounds and took < plan.seconds:
-            began = time.perf_counter()
-            first = (await seconds(base), await seconds(ours))  # the caches alone may have taken that long
-            took = time.perf_counter() - began
+            first, took = await _timed(base, ours)  # the caches alone may have taken that long
         rounds = [
             (await seconds(base, repeat) / repeat, await seconds(ours, repeat) / repeat)
             for _ in range(plan.rounds_of(took * repeat) * pairs)
@@ -172,6 +168,22 @@ async def seconds(side: Side, repeat: int = 1) -> float:
     for _ in range(repeat):
         await side()
     return time.process_time() - start
+
+
+async def _timed(base: Side, ours: Side) -> tuple[tuple[float, float], float]:
+    """Return the CPU seconds of both sides, and their seconds on the clock without the collections before them."""
+    clock = 0.0
+
+    def on_clock(side: Side) -> Side:
+        async def work() -> None:
+            nonlocal clock
+            began = time.perf_counter()
+            await side()
+            clock += time.perf_counter() - began
+
+        return work
+
+    return (await seconds(on_clock(base)), await seconds(on_clock(ours))), clock
 
 
 def circumstances(packages: Iterable[str] = _PACKAGES) -> dict[str, Any]:
