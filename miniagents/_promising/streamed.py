@@ -198,7 +198,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             self.resolve(self.whole())
 
     def whole(self) -> W:
-        """Return the result of the promise, made of all pieces."""
+        """Return the result of the promise: what its resolver makes of all pieces, or a tuple of them without one."""
         if self.resolver is not None:
             return self.resolver(self.pieces)
         return tuple(self.pieces)  # type: ignore[return-value]  # without a resolver, W is that tuple

@@ -683,7 +683,7 @@ class MessagePromise(StreamedPromise[str, M_co]):
 
     @property
     def may_call_tools(self) -> bool:
-        """True if only the end of the message tells if it is an answer with calls of tools; not for users."""
+        """True if the message has calls of tools, or if only its end tells that; not for users."""
         cell = self._cell
         return cell.may_call_tools or (cell.value is not None and bool(getattr(cell.value, "tool_calls", ())))
 

@@ -505,7 +505,7 @@ def _differs_in_host_only(recorded: RequestKey, now: RequestKey) -> bool:
 
 
 def _stand_in(uri: str, place: Place) -> str:
-    """Return the line that says how to record a server under another address as the provider: by `record_as`."""
+    """Return the line of a miss that shows how `record_as` names the provider for which a server stands in."""
     live, recorded = (_BASE_URL.sub(r"\1", each) for each in (uri, place.interaction.uri))
     return (
         f"  if {live} stands in for {place.key[2]}: record_as={{{live!r}: {recorded!r}}}, an argument of use_cassette "
