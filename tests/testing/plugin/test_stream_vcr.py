@@ -482,23 +482,22 @@ def test_streams_are_true_under_the_ini(project: Project, cassettes: Path) -> No
 
 
 RECORDING = f"""{HELPERS}
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 @pytest.fixture(scope="module")
 def port():
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
         def log_message(self, *_): pass
         def do_POST(self):
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")
             self.send_header("x-request-id", "req_1")
+            self.send_header("transfer-encoding", "chunked")  # which keeps the parts apart, whenever they are read
             self.end_headers()
-            for part in (b'data: {{"a"', b": 1}}\\n\\ndata: ", b"2\\n\\n"):
-                self.wfile.write(part)
-                self.wfile.flush()
-                time.sleep(0.03)
+            for part in (b'data: {{"a"', b": 1}}\\n\\ndata: ", b"2\\n\\n", b""):
+                self.wfile.write(b"%x\\r\\n%s\\r\\n" % (len(part), part))
     with ThreadingHTTPServer(("127.0.0.1", PORT), Handler) as server:
         Thread(target=server.serve_forever, kwargs={{"poll_interval": 0.01}}).start()
         yield server.server_address[1]
