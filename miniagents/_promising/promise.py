@@ -92,7 +92,8 @@ class Cell(Generic[T]):
 
         Args:
             work: the coroutine function, without parameters.
-            start_soon: True to start now, False with the first reader; None takes the context's default.
+            start_soon: True to start now, False with the first reader; None takes the default of the context, and
+                is False without a context.
             variables: the context variables the task runs with; None for a copy of the current ones.
 
         Raises:

@@ -317,7 +317,11 @@ class FollowedCall:
             await self._notify("resend")
 
     async def _check_worker(self) -> None:
-        """Write into the log that the worker is lost, if it still gives no sign of life after a round trip."""
+        """Write into the log that the worker is lost, if its last sign of life is older than the lease.
+
+        Make a round trip to the broker first, as a sign may be on its way. Write nothing if no worker is watched, or if
+        the log, read again, has the end of the call.
+        """
         await self._connection.round_trip()
         now = asyncio.get_running_loop().time()
         if self._watched is None or now - self._watched.last_sign <= self._lease:

@@ -131,7 +131,11 @@ class OutputType:
                 raise error from None
 
     def _explain(self, text: str, details: list[Any]) -> str:
-        """Return the text of an error: the places that are not valid; for a text that is no JSON, its beginning."""
+        """Return the text of an error: the name of the type, and the first `_MOST_PLACES` places that are not valid.
+
+        For a blank text, only say that it is empty. For a text that is no JSON, add its beginning. The `details` are
+        those of pydantic's error; only for a blank text may they be empty.
+        """
         if not text.strip():
             return f"the text is no {self.name}: it is empty"
         lines = [

@@ -142,9 +142,10 @@ class ChatFormat(WireFormat):
     request_id: ClassVar[str] = "x-request-id"
 
     def events(self, step: Step, call: Call) -> Iterator[Event]:
-        """Yield one chunk for each delta.
+        """Yield a chunk with the role, one for each delta, and one with the finish reason.
 
-        The role comes first, the finish reason behind them, and usage last if it is asked for.
+        The deltas come in this order: reasoning, text, refusal, tool calls. Each tool call begins with a chunk of its
+        own, without arguments. If the request asks for usage, a last chunk without choices has it.
         """
         deltas = step.deltas
         includes_usage = bool((call.request.get("stream_options") or {}).get("include_usage"))

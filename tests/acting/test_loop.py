@@ -523,7 +523,10 @@ async def test_exception_of_a_validator_is_told() -> None:
 
 
 async def test_exceptions_are_let_through_in_raise_mode() -> None:
-    """With `tool_errors="raise"` the failed result ends the replies, after the other calls have ended."""
+    """With `tool_errors="raise"` a failed result ends the loop without another request.
+
+    The results of all calls of the answer are replied, the failed one in its place; awaiting the replies raises.
+    """
     llm = ScriptedLLM([calls("fail", ("double", {"number": 1})), "not reached"])
     async with MiniAgents():
         replies = llm.agent(tools=[double, fail], tool_errors="raise").trigger("Hi")

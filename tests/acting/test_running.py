@@ -313,7 +313,10 @@ async def test_function_may_return_replies_of_an_agent() -> None:
 
 
 async def test_agent_gets_its_arguments_and_the_call() -> None:
-    """An agent as a tool gets the arguments, no messages, and the model's call as `ctx.tool_call`."""
+    """An agent as a tool gets the model's arguments and those of `fork`, no messages, and the call as `ctx.tool_call`.
+
+    An agent that it triggers has no `ctx.tool_call`. The result of the tool is the joined text of its replies.
+    """
     seen: list[Any] = []
 
     @miniagent

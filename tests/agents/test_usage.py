@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import math
 import pickle
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+import httpx2
+import openai
 import pytest
 
 from miniagents import (
@@ -386,20 +389,25 @@ async def test_cost_limit_refuses_a_model_without_a_price_before_its_first_reque
         assert len(llm.calls) == run.usage.requests == 1
 
 
-async def test_price_is_that_of_the_model_that_answered() -> None:
-    """The price is asked for the name in the answer first, and else for the name that was asked for."""
-    asked: list[str] = []
+@pytest.mark.parametrize(("answered", "asked"), [("m", ["m"]), ("m-2", ["m-2"]), ("m-unknown", ["m-unknown", "m"])])
+async def test_price_is_that_of_the_model_that_answered(answered: str, asked: list[str]) -> None:
+    """The price is asked once a request: for the name in the answer, and if it has none for the name in the request."""
+    seen: list[str] = []
 
     def by_name(model: str, usage: Usage) -> float | None:
-        asked.append(model)
-        return 1.0 if model == "m" else None
+        seen.append(model)
+        return {"m": 1.0, "m-2": 2.0}.get(model)
 
-    async with MiniAgents(price=by_name) as run:
-        await ScriptedLLM(lambda call: step()).agent(model="m").trigger("q")
-        assert run.usage.cost == 1.0
-        assert run.usage.by_agent
-        assert run.usage.cost == 1.0
-    assert asked == ["m"]
+    chunk = {"model": answered, "choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5}
+    text = f"data: {json.dumps({**chunk, 'usage': usage})}\n\ndata: [DONE]\n\n"
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, text=text))
+    async with httpx2.AsyncClient(transport=transport) as http_client, MiniAgents(price=by_name) as run:
+        client = openai.AsyncOpenAI(api_key="none", http_client=http_client)
+        await create_openai_agent("m", async_client=client).trigger("q")
+        costs = [run.usage.cost, run.usage.cost]
+    assert costs == [2.0 if answered == "m-2" else 1.0] * 2
+    assert seen == asked
 
 
 async def test_failing_price_function_is_logged_and_harms_no_answer(caplog: pytest.LogCaptureFixture) -> None:

@@ -275,7 +275,7 @@ async def test_awaited_sequence_starts_all_members_before_it_waits() -> None:
 
 
 async def test_cancelled_sequence_ends_with_a_cancelled_message() -> None:
-    """Readers of a cancelled sequence get the messages so far, and a last one that failed as cancelled."""
+    """A reader of a cancelled sequence gets one last message that failed as cancelled; awaiting the sequence raises."""
     async with MiniAgents():
         sequence = turn_into(asynchronously("a", *["more"] * 1000))
         async for _ in sequence:

@@ -485,7 +485,10 @@ def test_X1_X3_a_key_of_a_known_shape_is_in_no_delta(key: str, api: str) -> None
 
 @pytest.mark.parametrize("key", KEYS)
 def test_X1_X3_a_key_of_a_known_shape_is_in_no_file(key: str, tmp_path: Path) -> None:
-    """A key of a well-known shape is replaced in prompts and answers: plain, in JSON, percent encoding and base64."""
+    """A key of a well-known shape becomes `[redacted]` in prompts and answers, and the text around it stays.
+
+    The key is there plain, in JSON, in percent encoding and in base64.
+    """
     secret = KEYS[key]
     for spelling in (
         secret,

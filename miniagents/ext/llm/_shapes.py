@@ -187,9 +187,9 @@ def long_runs(text: str) -> list[tuple[int, int]]:
 
 
 def find_shapes(text: str, runs: list[tuple[int, int]] | None = None) -> Iterator[tuple[int, int, Shape]]:
-    """Yield start, end and shape of each key in a text; keys may overlap.
+    """Yield start, end and shape of each key in a text, in no order; keys may overlap.
 
-    The inside of base64 of more than 1,024 characters is left out, as no key is so long.
+    Of a run of base64 of more than 1,024 characters, only the first 1,024 are searched, as no key is so long.
 
     Args:
         text: to search.

@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 
 
 def _metadata_of(outcome: Outcome, origin: str | None) -> dict[str, Any]:
-    """Return the fields of an `AssistantMessage` for an outcome, without the content and without empty fields.
+    """Return the fields of an `AssistantMessage` for an outcome, with its further fields, and without the content.
+
+    Fields that are None, `()` or `{}` are left out. Further fields get names that are free.
 
     Args:
         outcome: the values of the answer.

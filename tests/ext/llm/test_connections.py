@@ -153,7 +153,10 @@ def names_in(folder: Path) -> list[str]:
 
 
 async def test_agent_reads_a_stream_that_a_hook_of_the_http_client_has_replaced(kit: Kit) -> None:
-    """A response hook may replace the stream by one whose iterator is no generator, and sees each chunk."""
+    """A response hook may replace the stream by one whose iterator is no generator: it sees each chunk of the answer.
+
+    The agent gets the whole text, and no request stays open.
+    """
     seen: list[bytes] = []
 
     class Watched(httpx2.AsyncByteStream):

@@ -932,7 +932,7 @@ def test_R6_any_faults_of_the_broker_give_the_same_text(
 
 @given(st.permutations(range(8)), st.lists(st.integers(0, 7), max_size=8))
 def test_R3_frames_count_once_and_in_order(order: list[int], doubled: list[int]) -> None:
-    """Of frames in any order, some of them twice, a reader takes each once, and only if it has the next number."""
+    """Of frames in any order, some of them twice, a reader takes each at most once, in the order of their numbers."""
     writer = FrameWriter(1000)
     frames = [writer.write([{"k": "text", "x": number}])[0] for number in range(8)]
     reader, counted = FrameReader(), []

@@ -177,7 +177,7 @@ def test_postgresql_returns_random_messages(postgres: str, effort: Effort) -> No
 
 
 async def test_chats_of_one_database_are_independent(engine: AsyncEngine) -> None:
-    """A message of one chat is in no other chat, and equal messages of several chats are stored once."""
+    """A message of one chat is in no other, also if a chat id has quotes; all chats share a message stored once."""
     odd = "č / \n' \"; --"
     for chat_id in ("1", odd):
         await SQLChatHistory(engine, chat_id=chat_id).aappend(["equal", chat_id, "equal"])
@@ -384,7 +384,10 @@ async def test_H21_history_keeps_messages_in_memory_when_the_database_is_locked(
 async def test_H21_history_stores_a_message_once_when_its_commit_fails(
     reached: bool, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the connection is lost in the commit, loads and the next append find out if the messages are stored."""
+    """A message is stored once if the connection is lost in the commit, before or after the commit took effect.
+
+    The append raises `HistoryWriteError`; loads and the next append find out what is stored, and add what is missing.
+    """
     history = SQLChatHistory(engine, chat_id="chat")
     await history.aappend("before")
     real = Connection.commit

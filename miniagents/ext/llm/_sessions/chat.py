@@ -469,7 +469,11 @@ class ChatSession(Session):
             self._note_reasoning(text)
 
     def _process_tool_calls(self, state: _ChoiceState, fragments: Any) -> None:
-        """Add the fragments of tool calls in a delta; skip null, and reject fragments of a wrong form."""
+        """Add the fragments of tool calls in a delta to a choice; reject fragments of a wrong form.
+
+        Skip a null in the list, and accept one call without a list, both with a doubt. Note the calls of the first
+        choice.
+        """
         if type(fragments) is dict and fragments.get("function"):
             self._note_doubt("tool_calls", fragments)
             fragments = [fragments]

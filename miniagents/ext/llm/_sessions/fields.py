@@ -144,8 +144,9 @@ def merge_pieces(pieces: list[Any], name: str = "") -> Any:
 def _merge_lists(lists: list[list[Any]]) -> list[Any]:
     """Merge items that have the same `index`, and append all others, in the order in which the items began.
 
-    Items of one list stay apart, and so do items of one index that differ in `type`: OpenRouter sends the text of
-    thoughts and their encrypted form under the same index.
+    An index is an integer or a string. Items of one list stay apart, and so do items of one index that differ in
+    `type`: OpenRouter sends the text of thoughts and their encrypted form under the same index. An item without `type`
+    takes the latest type of its index; one with a `type` may continue an item without.
     """
     merged: list[list[Any]] = []
     known: dict[tuple[Any, Any], list[Any]] = {}
