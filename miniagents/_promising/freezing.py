@@ -1,38 +1,35 @@
-"""Values made immutable at every depth: `freeze` and `FrozenDict`; the names of Frozen classes; short reprs.
+"""Values made immutable at every depth: `freeze` and `FrozenDict`, and which of them are plain; short reprs.
 
 Lists and tuples become tuples, mappings with str keys `FrozenDict`, sets frozensets. Leaves of the allowed types stay
 as they are; values of other types are refused with an error that says where they were found. This module is independent
 of pydantic models: a class whose instances are immutable by themselves inherits from `FrozenLeaf`.
 
-Hashes and dumps name classes by their entries in `FROZEN_CLASSES`. Looking a name up imports and calls nothing: only
-classes that are defined and alive are found.
+A value is plain if its JSON, as pydantic-core writes it, is that of `miniagents.values`: most are. `freeze` notes it
+in each `FrozenDict`, so that dumps of plain ones need no call of Python for each mapping.
 """
 
 from __future__ import annotations
 
 import copyreg
 import reprlib
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
+from math import isfinite
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from types import NoneType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, NoReturn, TypeVar, cast, get_args, get_origin
+from types import MappingProxyType, NoneType
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, TypeVar, cast, get_args, get_origin
 from uuid import UUID
-from weakref import WeakValueDictionary
 from zoneinfo import ZoneInfo
 
 from pydantic_core import SchemaSerializer, core_schema
 
+from miniagents._promising.naming import escaped, is_plain_key, is_utf8
 from miniagents.bounds import MAX_NESTING
 from miniagents.errors import CyclicValueError, FreezeError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from pydantic import GetCoreSchemaHandler
 
 
@@ -77,97 +74,11 @@ short_repr = _ShortRepr().repr
 """Return `repr(value)` with "..." in place of texts beyond 80 characters, items beyond 8 and levels beyond 4."""
 
 
-CLASS_KEY: Final = "class_"
-"""The key of a dump whose value is the name of the class. Keys of the content that look like it get one more `_`."""
-
 BARE: Final = object()
 """Pass this as context for a dump of the content only, without names of classes and escaped keys."""
 
 CONSTRUCTING: Final[dict[str, Any]] = {}
 """Context, by identity, of the validation in a constructor: it takes keys such as `class_` as any others."""
-
-_SKIPPED_MODULES = ("pydantic", "abc", "typing", "miniagents._promising.frozen", __name__)
-"""Beginnings of the names of modules whose frames stand between a class statement and `register`."""
-
-
-class _ClassRegistry:
-    """Classes by their names. They are held weakly: a class defined in a function goes with its last user."""
-
-    unknown: Any = None
-    """Class of nested objects of unknown name in a dump; `miniagents.messages` sets it to `Message`."""
-
-    def __init__(self) -> None:
-        self._classes: WeakValueDictionary[str, type[Any]] = WeakValueDictionary()
-        self._places: dict[str, tuple[str, int]] = {}
-
-    def register(self, name: str, cls: type[Any]) -> None:
-        """Give a class its name. Issue a warning if the name belongs to a class from another place in the code.
-
-        A class statement that runs again (in a reloaded module, in a function) replaces its class without a warning.
-        """
-        frame, depth = _find_class_statement()
-        place = (frame.f_code.co_filename, frame.f_lineno)
-        if name in self._classes and self._places.get(name) != place:
-            other = self._classes[name]
-            warnings.warn(
-                f"Two classes have the name {name!r}: {other.__module__}.{other.__qualname__} and "
-                f"{cls.__module__}.{cls.__qualname__}. Messages are read back as the second. "
-                f'Name one of them explicitly: class {cls.__name__}(..., class_="another name").',
-                stacklevel=depth,
-            )
-        self._classes[name] = cls
-        self._places[name] = place
-
-    def find(self, name: object) -> type[Any] | None:
-        """Return the class of this name; None for an unknown name, or a value that is no str."""
-        return self._classes.get(name) if isinstance(name, str) else None
-
-
-FROZEN_CLASSES: Final = _ClassRegistry()
-"""All subclasses of Frozen that are alive, by their names."""
-
-
-def escaped(items: dict[str, Any]) -> dict[str, Any]:
-    """Return `items` with their keys escaped, so that none is read as a tag: "class_" becomes "class__", "$x" "$$x"."""
-    names = "".join(items)
-    if "$" not in names and CLASS_KEY not in names:
-        return items
-    return {_escaped_key(key): value for key, value in items.items()}
-
-
-def _escaped_key(key: str) -> str:
-    """Return a key of user data in a form that is neither a tag nor the key `class_`."""
-    if key[:1] == "$":
-        return "$" + key
-    return key + "_" if _is_class_like(key) else key
-
-
-def unescaped_key(key: Any) -> Any:
-    """Return the key from which `escaped` made this one; return other keys, and values that are no str, as they are."""
-    if not isinstance(key, str):
-        return key
-    if key[:2] == "$$":
-        return key[1:]
-    return key[:-1] if key != CLASS_KEY and _is_class_like(key) else key
-
-
-def _is_class_like(key: str) -> bool:
-    """Return True for `class_`, also with further underscores at its end."""
-    return key.startswith(CLASS_KEY) and not key[len(CLASS_KEY) :].strip("_")
-
-
-def _find_class_statement() -> tuple[FrameType, int]:
-    """Return the frame of the class statement, and its number of frames above the caller of this function.
-
-    That is the nearest frame outside of pydantic and of this package's model classes.
-    """
-    depth = 1
-    frame = sys._getframe(depth)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith(_SKIPPED_MODULES):
-        frame = frame.f_back
-        depth += 1
-    return frame, depth
-
 
 K = TypeVar("K", bound=str)
 V_co = TypeVar("V_co", covariant=True)
@@ -190,6 +101,14 @@ ATOMS: Final[frozenset[type]] = frozenset(
     }
 )
 """Exact types that are immutable as they are. (A subclass may carry attributes, a datetime a mutable tzinfo.)"""
+
+LARGE_BITS: Final = 13_288
+"""Number of bits of the least int with more than 4,000 digits. Ints with fewer bits are written as numbers in JSON."""
+_FEW: Final = 8
+"""Number of items above which calls in C that look at all items are faster than a step of Python for each."""
+
+_SMALL: Final = 32
+_MAX_PLAIN_KEYS: Final = 1000
 
 _ALLOWED: Final = (
     "allowed are None, bool, int, float, Decimal, str, bytes, UUID, datetime, date, time, timedelta, Path, Enum, "
@@ -255,7 +174,19 @@ def _serializer(dump: Callable[[Any, core_schema.SerializationInfo], Any]) -> Sc
     return SchemaSerializer(core_schema.any_schema(serialization=dumping))
 
 
-class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
+class Storage:
+    """Attributes of a `FrozenDict`, which is made as an object of this class, because they can be set here."""
+
+    __slots__ = ("__pydantic_serializer__", "__weakref__", "_hash", "_height", "_items")
+
+    __pydantic_serializer__: SchemaSerializer
+    """The way in which pydantic-core dumps the mapping, where no annotation says it: `PLAIN` or `_TAGGED`."""
+    _items: dict[Any, Any]
+    _hash: int
+    _height: int
+
+
+class FrozenDict(Storage, FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
     """Immutable mapping with str keys, immutable values and a hash; equal to the dict with the same items.
 
     It takes the arguments of `dict`, and freezes each value. As the annotation of a field (`FrozenDict[str, int]`) it
@@ -266,11 +197,13 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
         CyclicValueError: a value contains itself.
     """
 
-    __slots__ = ("__weakref__", "_hash", "_height", "_items")
+    __slots__ = ()
 
     _items: dict[K, V_co]
-    _hash: int
-    _height: int
+
+    # pydantic-core reads the items of a plain mapping as those of a root model: by these names, and without a call
+    root = Storage.__dict__["_items"]
+    __dict__: Any = MappingProxyType({})  # in place of the attribute that a model has
 
     def __new__(cls, items: Mapping[K, V_co] | Iterable[tuple[K, V_co]] = (), /, **more: V_co) -> FrozenDict[K, V_co]:
         """Return a mapping with these items; see the class."""
@@ -319,7 +252,7 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
         return self
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[dict[K, V_co]]]:
-        return make_frozen_dict, (self._items,)
+        return make_plain_dict if self.__pydantic_serializer__ is PLAIN else make_frozen_dict, (self._items,)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -337,11 +270,13 @@ class FrozenDict(FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
             serialization=core_schema.plain_serializer_function_ser_schema(dump_frozen_dict, info_arg=True),
         )
 
-    # pydantic-core looks here for the way to dump a value of a type it does not know
-    __pydantic_serializer__: ClassVar[SchemaSerializer] = _serializer(dump_frozen_dict)
 
+PLAIN: Final = SchemaSerializer(core_schema.model_schema(FrozenDict, core_schema.dict_schema(), root_model=True))
+"""Serializer of a plain `FrozenDict`: one whose JSON, as pydantic-core writes it, is that of `miniagents.values`."""
+_TAGGED: Final = _serializer(dump_frozen_dict)
+"""Serializer of a `FrozenDict` with anything that gets a tag, an escape or the name of a class."""
+_get_serializer: Final = Storage.__dict__["__pydantic_serializer__"].__get__
 
-_set_items: Final = FrozenDict.__dict__["_items"].__set__
 copyreg.pickle(FrozenDict, FrozenDict.__reduce__)  # the method is not looked up then for each mapping of a message
 
 
@@ -386,11 +321,14 @@ def freeze_with_enums(value: Any, where: str = "value") -> Any:
         FreezeError, CyclicValueError: as `freeze` does.
     """
     try:
-        return _keep_enums(value, where, 0)
+        frozen = _keep_enums(value, where, 0)
     except _Refused as refused:
         if _contains_itself(value):
             raise CyclicValueError(f"{where} contains itself") from None
         raise FreezeError(f"{where}: {refused.reason}") from None
+    if not is_plain(frozen):
+        renew_marker()
+    return frozen
 
 
 def _keep_enums(value: Any, where: str, level: int) -> Any:
@@ -422,9 +360,50 @@ def mentions(annotation: Any, kind: type, *, _seen: tuple[Any, ...] = ()) -> boo
 
 def make_frozen_dict(items: dict[str, Any]) -> FrozenDict[str, Any]:
     """Return a mapping of these items, which are frozen already; the dict is not copied."""
-    new: FrozenDict[str, Any] = object.__new__(FrozenDict)
-    _set_items(new, items)
+    is_tagged = not (all(map(is_plain, items.values())) and all(map(is_plain_key, items)))
+    return make_plain_dict(items, _TAGGED if is_tagged else PLAIN)
+
+
+def make_plain_dict(items: dict[str, Any], serializer: SchemaSerializer = PLAIN) -> FrozenDict[str, Any]:
+    """Return a mapping of these items, which are plain as `is_plain` says, or dumped by another serializer."""
+    new: FrozenDict[str, Any] = Storage()  # type: ignore[assignment]  # it gets the class below
+    new._items = items
+    new.__pydantic_serializer__ = serializer
+    new.__class__ = FrozenDict  # a tenth of a microsecond less than setting attributes of a FrozenDict
     return new
+
+
+def is_plain(value: Any) -> bool:
+    """Return True if the JSON of a frozen value, as pydantic-core writes it, is that of `miniagents.values`.
+
+    So nothing in it needs a tag, an escaped key, or the name of a class.
+    """
+    kind = type(value)
+    if kind is str:
+        return value.isascii() or is_utf8(value)
+    if kind is FrozenDict:
+        return value.__pydantic_serializer__ is PLAIN
+    if kind is int:
+        return int.bit_length(value) < LARGE_BITS
+    if kind is float:
+        return isfinite(value)
+    if kind is tuple:
+        return _are_plain(value, set(map(type, value)))
+    return value is None or kind is bool
+
+
+def _are_plain(items: Sequence[Any], kinds: set[type]) -> bool:
+    """Return True if all items, of these types, are plain; look at items of one type by few calls."""
+    if kinds == {str}:
+        text = "".join(items)
+        return text.isascii() or is_utf8(text)
+    if kinds == {float}:
+        return isfinite(sum(items))  # finite numbers may have an infinite sum; they count as not plain then
+    if kinds == {int}:
+        return max(map(int.bit_length, items)) < LARGE_BITS
+    if kinds == {FrozenDict}:
+        return set(map(_get_serializer, items)) == {PLAIN}
+    return all(map(is_plain, items))
 
 
 def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, ...]:
@@ -434,13 +413,29 @@ def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, 
     """
     if level >= MAX_NESTING:
         raise _make_depth_error()
-    if ATOMS.issuperset(map(type, items)):
-        return tuple(items)
+    if len(items) > _FEW and type(items[0]) in ATOMS:
+        kinds = set(map(type, items))
+        if len(kinds) == 1:
+            if not _are_plain(items, kinds):
+                renew_marker()
+            return tuple(items)
     frozen: list[Any] = []
     try:
         for item in items:
-            if type(item) not in ATOMS:
-                item = _FREEZERS.get(type(item), _freeze_by_base)(item, level + 1)
+            kind = type(item)
+            if kind is str:
+                if not item.isascii():
+                    _check_text(item)
+            elif kind is dict:
+                item = _freeze_dict(item, level + 1)
+            elif kind is int:
+                if item.bit_length() >= LARGE_BITS:
+                    renew_marker()
+            elif kind is float:
+                if not isfinite(item):
+                    renew_marker()
+            elif not (item is None or kind is bool):
+                item = _FREEZERS.get(kind, _freeze_by_base)(item, level + 1)
             frozen.append(item)
     except _Refused as refused:
         refused.path.append(f"[{len(frozen)}]")
@@ -448,27 +443,67 @@ def _freeze_items(items: list[Any] | tuple[Any, ...], level: int) -> tuple[Any, 
     return tuple(frozen)
 
 
-def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
-    """Return a `FrozenDict` of the frozen values of a mapping that is inside of `level` containers.
+def _freeze_dict(items: dict[Any, Any], level: int) -> FrozenDict[Any, Any]:
+    """Return a `FrozenDict` of the frozen values of a dict that is inside of `level` containers.
 
-    Raise `_Refused` if a key is no str, a value cannot be frozen, or the mapping nests too deep.
+    Raise `_Refused` if a key is no str, a value cannot be frozen, or the dict nests too deep.
     """
     if level >= MAX_NESTING:
         raise _make_depth_error()
-    frozen: dict[Any, Any] = {}
-    for key, value in items.items():  # one pass, because most dicts are small
+    marker = _marker
+    frozen = items.copy()
+    known: Container[Any] = _PLAIN_KEYS
+    for key, value in frozen.items():  # one pass, because most dicts are small
+        if key not in known:
+            known = _check_keys(frozen)
         if type(key) is not str:
-            key = _str_key(key)
-        if type(value) not in ATOMS:
+            return _freeze_dict({_str_key(each): item for each, item in frozen.items()}, level)
+        kind = type(value)
+        if kind is str:
+            if not value.isascii():
+                _check_text(value)
+        elif kind is int:
+            if value.bit_length() >= LARGE_BITS:
+                renew_marker()
+        elif kind is float:
+            if not isfinite(value):
+                renew_marker()
+        else:
             try:
-                value = _FREEZERS.get(type(value), _freeze_by_base)(value, level + 1)
+                if kind is list:
+                    frozen[key] = _freeze_items(value, level + 1)
+                elif kind is dict:
+                    frozen[key] = _freeze_dict(value, level + 1)
+                elif not (value is None or kind is bool):
+                    frozen[key] = _FREEZERS.get(kind, _freeze_by_base)(value, level + 1)
             except _Refused as refused:
                 refused.path.append(f"[{key!r}]")
                 raise
-        frozen[key] = value
-    new: FrozenDict[Any, Any] = object.__new__(FrozenDict)
-    _set_items(new, frozen)
+    new: FrozenDict[Any, Any] = Storage()  # type: ignore[assignment]  # as in `make_plain_dict`
+    new._items = frozen
+    new.__pydantic_serializer__ = PLAIN if _marker is marker else _TAGGED
+    new.__class__ = FrozenDict
     return new
+
+
+def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
+    """Do what `_freeze_dict` does, for any mapping."""
+    return _freeze_dict(dict(items.items()), level)
+
+
+_PLAIN_KEYS: Final[set[str]] = set()
+"""Some keys that are not escaped in dumps: those of small dicts, because others often have the same keys."""
+
+
+def _check_keys(items: dict[Any, Any]) -> Container[Any]:
+    """Renew the marker if a key is escaped in dumps, remember the keys of a small dict, and return all keys."""
+    if not all(type(key) is str and is_plain_key(key) for key in items):
+        renew_marker()
+    elif len(items) <= _SMALL:
+        if len(_PLAIN_KEYS) > _MAX_PLAIN_KEYS:
+            _PLAIN_KEYS.clear()
+        _PLAIN_KEYS.update(items)
+    return items
 
 
 def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
@@ -478,6 +513,7 @@ def _freeze_set(items: Iterable[Any], level: int) -> frozenset[Any]:
     """
     if level >= MAX_NESTING:
         raise _make_depth_error()
+    renew_marker()
     if ATOMS.issuperset(map(type, items)):
         return frozenset(items)
     try:
@@ -501,22 +537,29 @@ def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[A
     """
     if level and level + _height(value) > MAX_NESTING:
         raise _make_depth_error()
-    renew_frozen_marker()  # there may be a Frozen in it
+    if value.__pydantic_serializer__ is not PLAIN:
+        renew_marker()
     return value
 
 
-_frozen_marker = object()
+_marker = object()
 
 
-def renew_frozen_marker() -> None:
-    """Replace the marker object, to record that a value that is being frozen holds, or may hold, a Frozen."""
-    global _frozen_marker
-    _frozen_marker = object()
+def renew_marker() -> None:
+    """Replace the marker object, to record that a value that is being frozen is not plain."""
+    global _marker
+    _marker = object()
 
 
-def get_frozen_marker() -> object:
-    """Return the marker object; it is another object than before if a Frozen was found in between."""
-    return _frozen_marker
+def get_marker() -> object:
+    """Return the marker object; it is another object than before if a value that is not plain was found in between."""
+    return _marker
+
+
+def _check_text(text: str) -> None:
+    """Renew the marker if a text has lone surrogates."""
+    if not is_utf8(text):
+        renew_marker()
 
 
 def _height(value: Any) -> int:
@@ -533,6 +576,7 @@ def _height(value: Any) -> int:
 
 def _freeze_moment(value: datetime | time, level: int) -> datetime | time:
     """Return the value if its zone is None, a `timezone` or a named `ZoneInfo`; else replace the zone by its offset."""
+    renew_marker()
     zone = value.tzinfo
     if zone is None or type(zone) is timezone or (type(zone) is ZoneInfo and zone.key):
         return value
@@ -549,16 +593,21 @@ def _fixed_offset(zone: tzinfo, value: datetime | time) -> timezone:
 
 
 def _freeze_by_base(value: Any, level: int) -> Any:
-    """Freeze a value of an unlisted type: one of a subclass becomes plain, and loses attributes of its own.
+    """Freeze a value of an unlisted type: one of a subclass becomes one of its base, and loses its own attributes.
 
-    A member of an Enum becomes its value, and a `FrozenLeaf` stays. Raise `_Refused` for values of other types.
+    A member of an Enum becomes its value; atoms and a `FrozenLeaf` stay. Raise `_Refused` for values of other types.
     """
+    frozen = _find_base(value, level)
+    if not is_plain(frozen):
+        renew_marker()
+    return frozen
+
+
+def _find_base(value: Any, level: int) -> Any:
+    """Return what `_freeze_by_base` returns."""
     if isinstance(value, Enum):
         value = value.value
-    if isinstance(value, FrozenLeaf):
-        renew_frozen_marker()
-        return value
-    if type(value) in ATOMS:
+    if type(value) in ATOMS or isinstance(value, FrozenLeaf):
         return value
     if type(value) in _FREEZERS:
         return _FREEZERS[type(value)](value, level)
@@ -577,7 +626,7 @@ def _plain_datetime(value: datetime, level: int) -> datetime | time:
 _FREEZERS: Final[dict[type, Callable[[Any, int], Any]]] = {
     list: _freeze_items,
     tuple: _freeze_items,
-    dict: _freeze_mapping,
+    dict: _freeze_dict,
     FrozenDict: _freeze_frozen_dict,
     set: _freeze_set,
     frozenset: _freeze_set,

@@ -33,20 +33,18 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, SchemaSerialize
 from miniagents._promising.freezing import (
     ATOMS,
     BARE,
-    CLASS_KEY,
     CONSTRUCTING,
-    FROZEN_CLASSES,
     FrozenDict,
     FrozenLeaf,
     FrozenSet,
-    escaped,
     freeze,
     freeze_with_enums,
-    get_frozen_marker,
+    get_marker,
+    is_plain,
     mentions,
-    renew_frozen_marker,
     short_repr,
 )
+from miniagents._promising.naming import CLASS_KEY, FROZEN_CLASSES, escaped
 from miniagents._promising.schemas import (
     dumps_plainly,
     find_fields_schema,
@@ -54,7 +52,7 @@ from miniagents._promising.schemas import (
     make_dump_schema,
     unpack_class_schema,
 )
-from miniagents._promising.values import IN_PLACE, MissingDigest, decode_mapping, digest
+from miniagents._promising.values import IN_PLACE, MissingDigest, decode_mapping, digest, read_plain_json
 from miniagents.errors import FreezeError
 
 if TYPE_CHECKING:
@@ -128,7 +126,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         ser_json_bytes="base64",  # in dumps without tags, see BARE
     )
     # Results computed from the fields: neither copied nor pickled nor compared.
-    __slots__ = ("__weakref__", "_digest", "_height")
+    __slots__ = ("__weakref__", "_digest", "_height", "_plain")
 
     class_name: ClassVar[str] = "Frozen"
     """The name in hashes and dumps; set by `class_=` in the class statement."""
@@ -218,9 +216,9 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         return _restore(cls, data, {"context": info.context})
 
     @classmethod
-    def _construct_decoded(cls, fields: dict[str, Any], marker: object) -> Frozen:
-        """Return an object of decoded fields; `marker` is `get_frozen_marker()` from before they were decoded."""
-        return _construct_from_dump(cls, fields, {}, marker)
+    def _construct_decoded(cls, fields: dict[str, Any]) -> Frozen:
+        """Return an object of decoded fields."""
+        return _construct_from_dump(cls, fields, {})
 
     # --- the digest, equality and hash
 
@@ -365,7 +363,8 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
             ValueError: the mode is "json", and the object nests more than 300 deep.
         """
         if mode == "json" and options.get("context") is not BARE:
-            return cast("dict[str, Any]", IN_PLACE.json(self._dump_shallow(options), flat=_is_flat(self)))
+            plain = self._dumps_plainly and self._has_plain_fields()
+            return cast("dict[str, Any]", IN_PLACE.json(self._dump_shallow(options), plain=plain))
         return super().model_dump(mode=mode, **options)
 
     def model_dump_json(self, *, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
@@ -382,7 +381,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         if options.get("context") is BARE:
             return super().model_dump_json(indent=indent, ensure_ascii=ensure_ascii, **options)
         if indent is None and not ensure_ascii:
-            return IN_PLACE.text(self._dump_shallow(options), flat=_is_flat(self))
+            return IN_PLACE.text(self._dump_shallow(options), plain=self._dumps_plainly and self._has_plain_fields())
         separators = (",", ":") if indent is None else None
         dump = self.model_dump(mode="json", **options)
         return json.dumps(dump, indent=indent, ensure_ascii=ensure_ascii, separators=separators)
@@ -401,6 +400,15 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
             fields.update(escaped(self.__pydantic_extra__ or {}))
             return fields
         return super().model_dump(**options)
+
+    def _has_plain_fields(self) -> bool:
+        """Return True if all fields are plain, as `is_plain` says; computed once."""
+        try:
+            return cast("bool", _get_plain(self))
+        except AttributeError:
+            fields = [value for _, value in frozen_fields(self)]
+            _set_plain(self, all(map(is_plain, fields)))
+            return cast("bool", _get_plain(self))
 
     @classmethod
     def model_validate(cls, obj: Any, **options: Any) -> Self:
@@ -426,6 +434,9 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
                 refuses the content.
             FreezeError: the JSON nests too deep.
         """
+        plain = read_plain_json(json_data)
+        if plain is not None:
+            return cast("Self", _restore_plain(cls, plain, options))
         try:
             parsed = json.loads(json_data)
         except RecursionError:
@@ -474,32 +485,47 @@ def _restore(cls: type[Frozen], dump: Any, options: dict[str, Any]) -> Frozen:
         return dump
     if not isinstance(dump, Mapping) or isinstance(dump, Frozen):
         return _construct(cls, dump, options, {})
+    made = _find_class(cls, dump)
+    return _construct_from_dump(made, decode_mapping(dump, made.__qualname__), options)
+
+
+def _restore_plain(cls: type[Frozen], fields: dict[str, Any], options: dict[str, Any]) -> Frozen:
+    """Do what `_restore` does, with fields that `read_plain_json` has read."""
+    made = _find_class(cls, fields)
+    fields.pop(CLASS_KEY, None)
+    return _construct_from_dump(made, fields, options, plain=True)
+
+
+def _find_class(cls: type[Frozen], dump: Mapping[str, Any]) -> type[Frozen]:
+    """Return the class that `dump` names, or `cls` if its name is not known.
+
+    If the named class is not a subclass of `cls`, raise `ValidationError`.
+    """
     known = FROZEN_CLASSES.find(dump[CLASS_KEY]) if CLASS_KEY in dump else None
     if known is not None and not issubclass(known, cls):
         raise _make_class_error(cls, dump)
-    made = known or cls
-    marker = get_frozen_marker()
-    return _construct_from_dump(made, decode_mapping(dump, made.__qualname__), options, marker)
+    return known or cls
 
 
-def _construct_from_dump(cls: type[Frozen], fields: dict[str, Any], options: dict[str, Any], marker: object) -> Frozen:
-    """Return an object of decoded fields; `marker` is `get_frozen_marker()` from before they were decoded."""
+def _construct_from_dump(
+    cls: type[Frozen], fields: dict[str, Any], options: dict[str, Any], *, plain: bool = False
+) -> Frozen:
+    """Return an object of decoded fields; `plain` is True if it is known that they are plain."""
     for computed in cls.__pydantic_decorators__.computed_fields:  # dumped, but not a field to set
         fields.pop(computed, None)
-    return _construct(cls, fields, options, fields, marker)
+    return _construct(cls, fields, options, fields, plain=plain)
 
 
 def _construct(
-    cls: type[Frozen], fields: Any, options: dict[str, Any], frozen: Mapping[str, Any], marker: object = None
+    cls: type[Frozen], fields: Any, options: dict[str, Any], frozen: Mapping[str, Any], *, plain: bool = False
 ) -> Frozen:
     """Return an object of the validated fields; raise pydantic's `ValidationError`.
 
-    See `freeze_fields` for `frozen` and `marker`.
+    See `freeze_fields` for `frozen` and `plain`.
     """
     made = cls.__new__(cls)
     cls._fields_validator.validate_python(fields, self_instance=made, **options)
-    freeze_fields(made, frozen, marker)
-    renew_frozen_marker()  # for the value that is going to hold this object
+    freeze_fields(made, frozen, plain=plain)
     return made
 
 
@@ -514,28 +540,32 @@ def _make_class_error(cls: type[Frozen], dump: Mapping[str, Any]) -> ValidationE
 # --- what is in an object
 
 
-def freeze_fields(self: Frozen, frozen: Mapping[str, Any] = CONSTRUCTING, marker: object = None) -> None:
-    """Freeze the values of all declared and extra fields of a new object, in place.
+def freeze_fields(self: Frozen, frozen: Mapping[str, Any] = CONSTRUCTING, *, plain: bool = False) -> None:
+    """Freeze the values of all declared and extra fields of a new object, in place; note if all of them are plain.
 
-    If `marker` shows that no Frozen was found in them, set the height of the object to 1. Raise `FreezeError`, with the
-    name of the field, for a value that cannot be frozen.
+    Raise `FreezeError`, with the name of the field, for a value that cannot be frozen.
 
     Args:
         self: the object.
         frozen: values that are immutable already, under the names of their fields.
-        marker: `get_frozen_marker()` from before those values were made.
+        plain: True if it is known that the values in `frozen` are plain, as `is_plain` says.
     """
     declared, extra = self.__dict__, self.__pydantic_extra__ or {}
     if ATOMS.issuperset(map(type, declared.values())) and ATOMS.issuperset(map(type, extra.values())):
         return
-    marker = marker or get_frozen_marker()
+    marker = get_marker()
+    all_plain = True
     typed = type(self)._enum_fields
     for values in (declared, extra):
         for name, value in values.items():
-            if type(value) not in ATOMS and value is not frozen.get(name):
+            if type(value) in ATOMS:
+                all_plain = all_plain and is_plain(value)
+            elif value is frozen.get(name):
+                all_plain = all_plain and (plain or is_plain(value))
+            else:
                 values[name] = (freeze_with_enums if name in typed else freeze)(value, name)
-    if get_frozen_marker() is marker:
-        _set_height(self, 1)
+    if all_plain and get_marker() is marker:
+        _set_plain(self, True)
 
 
 def nested_frozen(self: Frozen) -> list[tuple[Frozen, int]]:
@@ -559,6 +589,8 @@ def _collect_nested(value: Any, level: int, found: list[tuple[Frozen, int]]) -> 
     Those of a set come in the order of their digests.
     """
     kind = type(value)
+    if kind is FrozenDict and is_plain(value):
+        return
     if kind is tuple or kind is FrozenDict:
         items = value if kind is tuple else value._items.values()
         if not ATOMS.issuperset(map(type, items)):
@@ -571,11 +603,6 @@ def _collect_nested(value: Any, level: int, found: list[tuple[Frozen, int]]) -> 
         found.extend(sorted(nested, key=lambda pair: _digest_of(pair[0])))  # the order of a set differs by process
     elif isinstance(value, FrozenLeaf):
         found.append((cast("Frozen", value), level))
-
-
-def _is_flat(self: Frozen) -> bool:
-    """Return True if it is known that no Frozen is nested in this one; False may also mean that it is not known."""
-    return _known_height(self) == 1
 
 
 def children_first(root: Frozen, *, leave_out: Callable[[Frozen], bool] = lambda _: False) -> list[Frozen]:
@@ -633,8 +660,10 @@ def _fields_to_hash(self: Frozen) -> dict[str, Any]:
 # Read by their descriptors: an attribute that is not set yet would go through pydantic's slow __getattr__.
 _get_digest: Final = Frozen.__dict__["_digest"].__get__
 _get_height: Final = Frozen.__dict__["_height"].__get__
+_get_plain: Final = Frozen.__dict__["_plain"].__get__
 _set_digest: Final = Frozen.__dict__["_digest"].__set__
 _set_height: Final = Frozen.__dict__["_height"].__set__
+_set_plain: Final = Frozen.__dict__["_plain"].__set__
 
 
 def _digest_of(self: Frozen) -> str:
@@ -670,5 +699,9 @@ def _known_height(self: Frozen) -> int:
     """Return the height, or 0 if it has not been computed yet."""
     try:
         return cast("int", _get_height(self))
+    except AttributeError:
+        pass
+    try:
+        return 1 if _get_plain(self) else 0  # plain fields hold no Frozen
     except AttributeError:
         return 0

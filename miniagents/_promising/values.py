@@ -6,16 +6,18 @@ the name of its class under `class_`. Any other value is an object with one key,
 with `$` gets another `$` in front, one such as `class_` gets another `_` at its end. A key with lone surrogates is
 `$text:` and the base64 of its UTF-8.
 
-Texts have no blanks, and non-ASCII characters as they are. A hash is computed from the text with keys sorted by code
-point and `{"$frozen": "..."}`, the digest, for each nested Frozen. Declared fields that hold None are left out there,
-so that a class can get new optional fields while old hashes stay. `tests/promising/test_frozen.py` has golden vectors.
+Texts have no blanks, and non-ASCII characters as they are. Pydantic-core writes and reads values that are plain, as
+`freezing` calls values without tags, escaped keys and Frozen; Python code writes and reads all others in that form.
+
+A hash is computed from the text with keys sorted by code point and `{"$frozen": "..."}`, the digest, for each nested
+Frozen. Declared fields that hold None are left out there, so that a class can get new optional fields while old hashes
+stay. `tests/promising/test_frozen.py` has golden vectors.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,25 +25,27 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from pydantic_core import from_json, to_json, to_jsonable_python
+
 from miniagents._promising.freezing import (
     ATOMS,
-    CLASS_KEY,
-    FROZEN_CLASSES,
+    PLAIN,
     FrozenDict,
     FrozenLeaf,
-    escaped,
+    Storage,
     freeze,
-    get_frozen_marker,
+    is_plain,
     make_frozen_dict,
     set_codec,
     short_repr,
-    unescaped_key,
 )
+from miniagents._promising.naming import CLASS_KEY, FROZEN_CLASSES, escaped, is_utf8, unescaped_key
 from miniagents.bounds import MAX_JSON_NESTING, MAX_NESTING
 from miniagents.errors import FreezeError
 
@@ -64,9 +68,9 @@ class MissingDigest(Exception):  # noqa: N818 - a signal between this module and
 class Form:
     """Writer of values as JSON; its arguments say how nested Frozen and mappings are written.
 
-    Python's C encoder walks the values, and calls `_represent` for types that it does not know. It cannot write all
-    values of the types that it knows: huge ints, NaN and lone surrogates. Those are rare: the encoder fails, and slower
-    code in Python writes the whole value.
+    Pydantic-core writes plain values where the order of keys does not matter. Python's C encoder walks others, and
+    calls `_represent` for types that it does not know. It cannot write all values of the types that it knows: huge
+    ints, NaN and lone surrogates. Those are rare: the encoder fails, and slower code in Python writes the whole value.
 
     Args:
         frozen: returns the dict to write for a nested Frozen, or raises.
@@ -90,31 +94,47 @@ class Form:
         self._nests = nests
         self._encode = _make_encoder(self._represent, sort_keys=sort_keys)
 
-    def text(self, value: Any, *, flat: bool = False) -> str:
+    def text(self, value: Any, *, plain: bool = False) -> str:
         """Return JSON text.
 
         Args:
             value: a frozen value, or a dict whose keys are escaped already.
-            flat: True if no Frozen is nested in the value, so that it cannot be too deep.
+            plain: True if it is known that the values of the dict are plain, as `is_plain` says.
 
         Raises:
             ValueError: the value nests too deep to be read back.
         """
+        if plain or self._is_plain(value):
+            try:
+                return to_json(value).decode()
+            except ValueError:  # a key of the dict has lone surrogates
+                pass
         try:
-            return self._fast_text(value, flat)
+            return self._fast_text(value)
         except ValueError:
             self._check_levels(value)
             return _write(self._to_strict_json(value), sort_keys=self._sort_keys)
 
-    def json(self, value: Any, *, flat: bool = False) -> Any:
+    def json(self, value: Any, *, plain: bool = False) -> Any:
         """Return the parsed text; arguments and errors are those of `text`."""
+        if plain or self._is_plain(value):
+            try:
+                return to_jsonable_python(value)
+            except ValueError:  # as above
+                pass
         try:
-            return json.loads(self._fast_text(value, flat))
+            return json.loads(self._fast_text(value))
         except ValueError:
             self._check_levels(value)
             return self._to_strict_json(value)
 
-    def _fast_text(self, value: Any, flat: bool) -> str:
+    def _is_plain(self, value: Any) -> bool:
+        """Return True if pydantic-core writes the value, or the dict with escaped keys, as this form does."""
+        if self._sort_keys:
+            return False
+        return all(map(is_plain, value.values())) if type(value) is dict else is_plain(value)
+
+    def _fast_text(self, value: Any) -> str:
         """Return JSON text by the C encoder; raise ValueError for a value that it may not write rightly.
 
         Those are NaN, lone surrogates, values nested too deep, and texts with so many digits that they may be a huge
@@ -128,7 +148,7 @@ class Form:
             text.encode()  # fails for lone surrogates
         if len(text) > _MAX_DIGITS and _has_many_digits(text):
             raise ValueError("perhaps a huge int")
-        if self._nests and not flat and text.count("[") + text.count("{") > MAX_JSON_NESTING:
+        if self._nests and text.count("[") + text.count("{") > MAX_JSON_NESTING:
             self._check_levels(value)
         return text
 
@@ -156,7 +176,7 @@ class Form:
         """
         kind = type(value)
         if kind is FrozenDict:
-            return self._mapping(value._items)
+            return value._items if is_plain(value) else self._mapping(value._items)
         leaf = _LEAVES.get(kind)
         if leaf is not None:
             return {leaf.tag: leaf.dump(value)}
@@ -181,11 +201,11 @@ class Form:
         if isinstance(value, Enum):
             return self._to_strict_json(freeze(value))
         if isinstance(value, str):
-            return value if _is_utf8(value) else {"$text": _base64_of(value)}
+            return value if is_utf8(value) else {"$text": _base64_of(value)}
         if isinstance(value, int):
             return value if -_LARGE < value < _LARGE else {"$int": hex(value)}
         if isinstance(value, float):
-            return value if math.isfinite(value) else {"$float": repr(value)}
+            return value if isfinite(value) else {"$float": repr(value)}
         if isinstance(value, dict):
             return {_encode_key(key): self._to_strict_json(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -245,15 +265,6 @@ def _has_many_digits(text: str) -> bool:
     return any(text[end - half : end].isdigit() for end in range(half, len(text) + 1, half))
 
 
-def _is_utf8(text: str) -> bool:
-    """Return True if a text can be encoded as UTF-8, so that it has no lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _base64_of(text: str) -> str:
     """Return the UTF-8 bytes of a text in base64, lone surrogates included."""
     return base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
@@ -261,7 +272,7 @@ def _base64_of(text: str) -> str:
 
 def _encode_key(key: str) -> str:
     """Return a key of an object; one with lone surrogates becomes a tagged key in base64."""
-    return key if _is_utf8(key) else _TEXT_KEY + _base64_of(key)
+    return key if is_utf8(key) else _TEXT_KEY + _base64_of(key)
 
 
 def _make_depth_error() -> ValueError:
@@ -342,6 +353,63 @@ def decode(json_value: Any) -> Any:
         return _decode(json_value, 0, MAX_NESTING)
 
 
+def read_plain_json(text: str | bytes | bytearray) -> dict[str, Any] | None:
+    """Return the frozen items of a JSON object that has neither tags nor escaped keys nor nested classes.
+
+    Return None for any other text, also for one that is no JSON. The object itself may have the key `class_`.
+    """
+    try:
+        text = text if isinstance(text, str) else str(text, "utf-8")
+        # One character is found many times faster than several: most texts have neither `$` nor a backslash.
+        has_tags = "$" in text and '"$' in text
+        has_escapes = "\\" in text and "\\u00" in text  # perhaps of `$`, or of a character of `class_`
+        if has_tags or has_escapes or (len(text) > _MAX_DIGITS and _has_many_digits(text)):
+            return None
+        parsed = from_json(text, allow_inf_nan=False, cache_strings="keys")
+        if type(parsed) is not dict or text.count(f'"{CLASS_KEY}') != (CLASS_KEY in parsed):
+            return None
+        return _freeze_parsed(parsed)._items
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _freeze_parsed(items: dict[str, Any]) -> FrozenDict[str, Any]:
+    """Return a parsed JSON object as a plain mapping, which takes the dict itself.
+
+    Raise `ValueError` for a number that is too large for a float.
+    """
+    for key, value in items.items():
+        kind = type(value)
+        if kind is str:
+            continue
+        if kind is list:
+            items[key] = _freeze_parsed_list(value)
+        elif kind is dict:
+            items[key] = _freeze_parsed(value)
+        elif kind is float and not isfinite(value):
+            raise ValueError("not finite")
+    new: FrozenDict[str, Any] = Storage()  # type: ignore[assignment]  # as in `make_plain_dict`, without a call
+    new._items = items
+    new.__pydantic_serializer__ = PLAIN
+    new.__class__ = FrozenDict
+    return new
+
+
+def _freeze_parsed_list(items: list[Any]) -> tuple[Any, ...]:
+    """Return a parsed JSON array as a tuple of plain values; raise `ValueError` as `_freeze_parsed` does."""
+    frozen = []
+    for value in items:
+        kind = type(value)
+        if kind is dict:
+            value = _freeze_parsed(value)
+        elif kind is list:
+            value = _freeze_parsed_list(value)
+        elif kind is float and not isfinite(value):
+            raise ValueError("not finite")
+        frozen.append(value)
+    return tuple(frozen)
+
+
 class _Malformed(Exception):  # noqa: N818 - never leaves this module
     """Error of a malformed value, with the error to raise and the path to the value, innermost step first."""
 
@@ -383,7 +451,6 @@ def _decode(value: Any, level: int, limit: int) -> Any:
         cls = None
         if level >= limit:
             raise _make_decoding_error()
-        marker = get_frozen_marker()
         if CLASS_KEY in value:
             cls = FROZEN_CLASSES.find(value[CLASS_KEY]) or FROZEN_CLASSES.unknown
             limit = min(level + MAX_NESTING, MAX_JSON_NESTING) + 1
@@ -392,7 +459,7 @@ def _decode(value: Any, level: int, limit: int) -> Any:
             if tag in _LOADERS:
                 return _load_tag(tag, content, level, limit)
         items = _decode_items(value, level + 1, limit)
-        return make_frozen_dict(items) if cls is None else cls._construct_decoded(items, marker)
+        return make_frozen_dict(items) if cls is None else cls._construct_decoded(items)
     if kind is list or kind is tuple:
         if level >= limit:
             raise _make_decoding_error()

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from miniagents import errors
 from miniagents._agents.usage import Limits
-from miniagents._promising.freezing import FROZEN_CLASSES, FrozenDict
+from miniagents._promising.freezing import FrozenDict
+from miniagents._promising.naming import FROZEN_CLASSES
 from miniagents.errors import (
     INTERRUPTS,
     MiniAgentsError,

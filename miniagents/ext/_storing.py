@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import ValidationError
 
-from miniagents._promising.freezing import CLASS_KEY
+from miniagents._promising.naming import CLASS_KEY
 from miniagents.ext._terminal import visible_line
 from miniagents.messages import Message
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from pydantic import Field
 from typing_extensions import TypeVar
 
-from miniagents._promising.freezing import ATOMS, BARE, CLASS_KEY, CONSTRUCTING, FROZEN_CLASSES, escaped, freeze
+from miniagents._promising.freezing import ATOMS, BARE, CONSTRUCTING, freeze
 from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields, nested_frozen
 from miniagents._promising.mistakes import Spelling
+from miniagents._promising.naming import CLASS_KEY, FROZEN_CLASSES, escaped
 from miniagents._promising.streamed import KEPT_ELSEWHERE, StreamCell, StreamedPromise, start_reader
 from miniagents._promising.values import IN_PLACE, Form
 from miniagents.errors import MiniAgentsError
@@ -150,9 +151,10 @@ class Message(Frozen):
         Raises:
             ValueError: another field already has the name that a reference gets.
         """
-        nested = bool(nested_frozen(self))
+        plain = self._has_plain_fields()
+        nested = not plain and nested_frozen(self)
         form = _BY_REFERENCE if nested else IN_PLACE  # the latter is faster: it does not look for messages
-        return cast("dict[str, Any]", form.json(_fields_with_class(self), flat=not nested))
+        return cast("dict[str, Any]", form.json(_fields_with_class(self), plain=plain))
 
 
 M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import sys
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from pydantic import BaseModel
 
 from miniagents import AssistantMessage, FreezeError, Frozen, FrozenDict, Message, ToolCall, Usage, UserMessage
 from miniagents._promising.freezing import freeze
 from miniagents.bounds import MAX_NESTING
 from miniagents.values import canonical_text, decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
 
 FORMS: dict[str, tuple[Any, Any]] = {
     "none": (None, None),
@@ -230,3 +236,83 @@ def test_H15_message_survives_a_round_trip_through_json(indent: int | None, ensu
     assert Message.model_validate(json.loads(text)) == ANSWER
     assert Message.model_validate(ANSWER.model_dump(mode="json")) == ANSWER
     assert decode(json.loads(text)) == ANSWER
+
+
+def count_calls(work: Callable[[], object]) -> int:
+    """Return the number of calls of Python functions that `work` makes."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+class Report(BaseModel):
+    """A model of an application that has a message's field in one of its own."""
+
+    anything: Any
+
+
+DUMPS: dict[str, Callable[[Message], object]] = {
+    "text": lambda message: message.model_dump_json(),
+    "json_types": lambda message: message.model_dump(mode="json"),
+    "selected": lambda message: message.model_dump(mode="json", exclude={"role"}),
+    "for_a_store": lambda message: message.serialize(),
+    "of_another_model": lambda message: Report(anything=message.parts).model_dump_json(),
+}
+
+
+@pytest.mark.parametrize("name", DUMPS)
+@pytest.mark.parametrize("origin", ["constructor", "json", "pickle", "parsed", "reused"])
+def test_dumps_of_plain_values_call_no_function_for_each_mapping(name: str, origin: str) -> None:
+    """A dump of many plain mappings makes as many calls of Python as one of few; with bytes in them it makes more."""
+
+    def parts(length: int, more: dict[str, Any]) -> list[Any]:
+        return [{"text": "é", "n": n, "score": 1.5, "tags": ["a", None, True], "in": {}, **more} for n in range(length)]
+
+    def calls(length: int, **more: Any) -> int:
+        message = Message("x", parts=parts(length, more))
+        if origin == "json":
+            message = Message.model_validate_json(message.model_dump_json())
+        elif origin == "parsed":
+            message = Message.model_validate(message.model_dump(mode="json"))
+        elif origin == "pickle":
+            message = pickle.loads(pickle.dumps(message))
+        elif origin == "reused":
+            message = Message("x", parts=message.parts)
+        return count_calls(lambda: DUMPS[name](message))
+
+    calls(1)  # what only a first dump does is done
+    assert calls(100) == calls(10)
+    assert calls(100, raw=b"") >= calls(10, raw=b"") + 90
+
+
+def test_texts_with_lone_surrogates_and_odd_keys_are_no_plain_values() -> None:
+    """One value that pydantic-core would write otherwise, in any place, gives the documented form of the whole."""
+    for odd, form in (
+        ("\ud800", {"$text": "7aCA"}),
+        (math.nan, {"$float": "nan"}),
+        (10**4000, {"$int": hex(10**4000)}),
+        ({"$a": 1}, {"$$a": 1}),
+        ({"class_": 1}, {"class__": 1}),
+    ):
+        for value, whole in (
+            (odd, form),
+            ([odd], [form]),
+            ([odd] * 20, [form] * 20),
+            ([*"abcdefghij", odd], [*"abcdefghij", form]),
+            ([1.5] * 10 + [odd], [1.5] * 10 + [form]),
+            ([{"k": [odd]}], [{"k": [form]}]),
+        ):
+            assert Message(v=value).model_dump(mode="json")["v"] == whole
+            assert Message(v={"in": value}).serialize()["v"] == {"in": whole}
+            assert json.loads(Report(anything=Message(v={"in": value}).v).model_dump_json())["anything"] == {
+                "in": whole
+            }

@@ -10,17 +10,21 @@ import subprocess
 import sys
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 import miniagents
 from miniagents._promising.freezing import FrozenDict, freeze
 from miniagents._promising.frozen import Frozen
+from miniagents._promising.naming import escaped
+from miniagents._promising.values import IN_PLACE
+from miniagents.errors import FreezeError
 from miniagents.messages import Message
 from miniagents.values import canonical_text, decode, encode
 from miniagents_testing import strategies
@@ -144,6 +148,129 @@ def test_message_survives_a_round_trip_through_each_dump(message: Message) -> No
     ):
         assert (again, type(again)) == (message, type(message))
     json.dumps(message.serialize(), allow_nan=False).encode()
+
+
+class Holder(BaseModel):
+    """A model of an application, which is not Frozen, with values in fields of several annotations."""
+
+    anything: Any
+    table: FrozenDict[str, Any]
+    message: Message
+
+
+def python_dump(value: Any) -> Any:
+    """Return the dump of a frozen value in Python's types: a slow, obvious model of it."""
+    if isinstance(value, Frozen):
+        return value.model_dump()
+    if isinstance(value, FrozenDict):
+        return {key: python_dump(item) for key, item in escaped(dict(value)).items()}
+    return tuple(map(python_dump, value)) if isinstance(value, tuple) else value
+
+
+@given(ALL_VALUES)
+def test_dumps_by_pydantic_core_are_those_of_the_python_code(value: Any) -> None:
+    """Any value, new, reused, copied or unpickled, has the same JSON with and without the fast way of plain values."""
+    message = Message(value=value, table={"inner": value})
+    reused = Message(value=message.value, table=message.table)
+    decoded = Message.model_validate(message.model_dump(mode="json"))
+    for each in (message, reused, decoded, pickle.loads(pickle.dumps(message)), message.model_copy(update={"n": 1})):
+        slow = IN_PLACE._to_strict_json(each)
+        assert repr(each.model_dump(mode="json")) == repr(slow)
+        assert repr(json.loads(each.model_dump_json())) == repr(slow)
+        assert repr(encode(each.table)) == repr(IN_PLACE._to_strict_json(each.table))
+        if not list(each.sub_messages()):
+            assert repr(each.serialize()) == repr(slow)
+
+
+@given(ALL_VALUES)
+def test_other_models_dump_mappings_and_messages_in_the_form_of_the_codec(value: Any) -> None:
+    """A pydantic model dumps a `FrozenDict` or a message with any value as the codec does, in each field and mode."""
+    table = freeze({"inner": value, "items": [{"inner": value}]})
+    holder = Holder(anything=table, table=table, message=Message(table=table))
+    slow = {name: IN_PLACE._to_strict_json(inner) for name, inner in holder}
+    assert repr(holder.model_dump(mode="json")) == repr(slow)
+    assert repr(json.loads(holder.model_dump_json())) == repr(slow)
+    python_types = {name: python_dump(inner) for name, inner in holder}
+    assert canonical_text(holder.model_dump()) == canonical_text(python_types)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.sampled_from(["NaN", "$5", 10**3999, 1e300]),
+    lambda inner: st.lists(inner, max_size=9) | st.dictionaries(KEYS | st.sampled_from("ab"), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON_VALUES, st.booleans(), st.sampled_from([None, "Message", "UserMessage", "gone"]))
+def test_message_from_json_text_is_that_of_the_parsed_text(value: Any, ensure_ascii: bool, name: str | None) -> None:
+    """`model_validate_json` gives the message, or the error, that `model_validate` gives for the parsed text."""
+    fields = {"content": "x", "value": value, "table": {"a": value}, **({"class_": name} if name else {})}
+    text = json.dumps(fields, ensure_ascii=ensure_ascii)
+    assert outcome(lambda: Message.model_validate_json(text)) == outcome(lambda: from_parsed(text))
+
+
+ODD_JSON = [
+    '{"x": 1e999}',
+    '{"x": [NaN, -Infinity]}',
+    '{"x": -0.0, "y": -0}',
+    '{"a": 1, "b": 2, "a": [3]}',
+    '{"x": 12345678901234567890}',
+    '{"x": "\\u0024", "y": {"\\u0024date": "2026-01-02"}}',
+    '{"x": { "$date" : "2026-01-02"}}',
+    '{"\\u0024date": "2026-01-02"}',
+    '{"x": {"class_": "UserMessage"}}',
+    '{"x": {"cl\\u0061ss_": "UserMessage"}}',
+    '{"x": "class_"}',
+    '{"x": {"class__": 1}, "class__": 2}',
+    '{"class_": "Message", "class_": "UserMessage"}',
+    '{"class_": {"class_": "Message"}}',
+    '{"class_": "Frozen"}',
+    '{"x": "\\ud800"}',
+    '{"\\ud800": {}}',
+    '{"content": [{"text": 1}, 2]}',
+    "[]",
+    "null",
+    "",
+    "{",
+    "{'a': 1}",
+    '{"x": 1,}',
+    '\ufeff{"x": 1}',
+    '{"x": "\x01"}',
+    '{"x": "\ud800"}',
+    f'{{"x": {"9" * 3999}}}',
+    f'{{"x": {"9" * 4001}}}',
+    f'{{"x": {"9" * 4400}}}',
+    *(f'{{"x": {"[" * deep}{"]" * deep}}}' for deep in (198, 199, 200, 201, 5000)),
+    *('{"x":' * deep + "1" + "}" * deep for deep in (199, 200, 201, 202, 302)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(ODD_JSON)))
+def test_message_from_odd_json_is_that_of_the_parsed_text(number: int) -> None:
+    """`model_validate_json` treats odd texts, as str and bytes, as `json.loads` and `model_validate` do."""
+    text = ODD_JSON[number]
+    assert outcome(lambda: Message.model_validate_json(text)) == outcome(lambda: from_parsed(text))
+    if text.isprintable():
+        for data in (text.encode(), bytearray(text.encode()), text.encode("utf-16"), text.encode("utf-8-sig")):
+            assert outcome(partial(Message.model_validate_json, data)) == outcome(lambda: from_parsed(text))
+
+
+def from_parsed(text: str) -> Message:
+    """Return the message of a text that Python's own parser has read."""
+    try:
+        return Message.model_validate(json.loads(text))
+    except RecursionError:
+        raise FreezeError("the JSON of a Message nests too deep") from None
+
+
+def outcome(make: Callable[[], Message]) -> Any:
+    """Return the class, the hash and the dumps of the message, or the error."""
+    try:
+        message = make()
+    except (ValueError, FreezeError) as error:
+        return type(error), str(error)
+    others = TypeAdapter(dict[str, Any]).dump_python(message.model_extra or {}, mode="json")
+    return type(message), message.hash_key, repr(message.model_dump(mode="json")), repr(others)
 
 
 @pytest.fixture(scope="module")
