@@ -330,8 +330,6 @@ class PromisingContext(BoundToRun):
         if self._loop is None:
             coroutine.close()
             raise NoActiveContextError(f"This {type(self).__name__} has not been entered yet")
-        if context is None:  # one copy for the task and for the callback
-            context = contextvars.copy_context()
         task = self._loop.create_task(coroutine, name=name, context=context)
         self.tasks.add(task)
         if self.is_closing:

@@ -138,6 +138,17 @@ async def test_context_tracks_eager_tasks() -> None:
     assert not context.tasks
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="some 3.13 give keywords to each task factory")
+async def test_context_works_with_a_task_factory_that_takes_no_keywords() -> None:
+    """A program may have a task factory of the older form, which takes a loop and a coroutine only."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop))
+
+    async with PromisingContext() as context:
+        assert await Promise(nap) == "rested"
+    assert not context.tasks
+
+
 async def test_C33_wait_does_not_ask_an_ended_task_for_its_coroutine() -> None:
     """Awaiting a promise never calls `get_coro` of its ended task, which would crash Python 3.12.1 for eager tasks."""
 
