@@ -45,7 +45,7 @@ class Cell(Generic[T]):
 
     # Most defaults are class attributes, so that a cell that is made with its result sets few attributes. An agent call
     # makes three cells; setting every attribute of each took a tenth of its time. Four are set in each cell, because
-    # they are read for each token that arrives alone, and one of the class takes five times as long to find.
+    # they are read for each token that arrives alone, and those of the class take longer to find.
     done: bool = False
     """True once the cell is settled: resolved, failed or cancelled."""
     observed: bool = False

@@ -538,9 +538,12 @@ def _enter(cell: SequenceCell, entered: dict[SequenceCell, None], into: ref[Sequ
 
 
 def _hold_no_promise(pieces: list[Any]) -> bool:
-    """Return True if no piece is a promise, by a look at each class once: a history has thousands of pieces."""
+    """Return True if no piece is a promise.
+
+    Of many pieces, each class is looked at once: a history has thousands of them. For a few, a set costs more.
+    """
     kinds = map(type, pieces)
-    for kind in kinds if len(pieces) < 4 else set(kinds):  # noqa: SIM110 - a generator would cost each call of an agent more than the rest
+    for kind in kinds if len(pieces) < 4 else set(kinds):  # noqa: SIM110 - a generator costs more than the rest
         if issubclass(kind, Promise):
             return False
     return True
