@@ -66,11 +66,12 @@ PAGE = """<!doctype html>
     event.preventDefault()
     const content = text.value
     text.value = ""
+    await loaded  // or the chat could come with this message, and be shown after it
     show("user", content)
     follow(await (await fetch("runs", {method: "POST", body: content})).json())
   }
 
-  fetch("chat").then(response => response.json()).then(({messages, run}) => {
+  const loaded = fetch("chat").then(response => response.json()).then(({messages, run}) => {
     for (const [role, content] of messages) show(role, content)
     if (run) follow(run)
   })

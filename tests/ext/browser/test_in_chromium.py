@@ -83,6 +83,23 @@ async def test_W1_page_goes_on_when_it_is_loaded_again_in_the_middle(serve: Serv
             assert await shown(each) == EXPECTED
 
 
+async def test_W1_message_sent_while_the_chat_is_loaded_is_shown_once(serve: Serve) -> None:
+    """A message that the user sends before the page has got the chat is sent after that, and shown once."""
+    async with serve([Step(ANSWER)]) as url, open_page("about:blank") as page:
+
+        async def ask_meanwhile(route: Any) -> None:
+            """Send a message, and let the page get the chat a while later."""
+            await ask(page)
+            await page.wait_for_timeout(300)
+            await route.continue_()
+
+        await page.route("**/chat", ask_meanwhile)
+        await page.goto(url)
+        await wait_for_end(page)
+        await page.wait_for_timeout(1_000)  # the chat may come after the answer
+        assert await shown(page) == EXPECTED
+
+
 async def test_W3_page_asks_no_more_after_the_end(serve: Serve) -> None:
     """After the end of an answer, the page closes its source, and does not connect again."""
     async with serve([Step(ANSWER)]) as url, open_page(url) as page:
