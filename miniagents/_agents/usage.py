@@ -138,11 +138,11 @@ class UsageTotals:
         """Requests that have begun."""
         self.unknown: int = 0
         """Requests that failed or were cancelled, or whose usage the provider did not send."""
-        self.input_tokens = 0
-        self.output_tokens = 0
-        self.cached_tokens = 0
-        self.cache_write_tokens = 0
-        self.reasoning_tokens = 0
+        self.input_tokens: int = 0
+        self.output_tokens: int = 0
+        self.cached_tokens: int = 0
+        self.cache_write_tokens: int = 0
+        self.reasoning_tokens: int = 0
         self._cost: float | None = 0.0
         self._unpriced: dict[tuple[ListedPrices, tuple[str, ...]], array[int]] = {}
         """Numbers of the requests with listed prices and these models, in the order of `_COUNTS`."""

@@ -48,7 +48,7 @@ class SequenceCell(StreamCell[Any, Any]):
     """The sources of leaves of a merged sequence; None before it is merged and after its end."""
     _ordered_lane: _Lane | None = None
     """The lane of the items sent in order; its cell keeps them as pieces."""
-    is_closing = False
+    is_closing: bool = False
     """True once no more items may be sent. No property: it is read for each reply of an agent."""
     _stopped_scope: object = _NOT_STOPPED
     """Scope of a cancelled sequence with this one in it: streams of that scope are stopped as soon as they are sent."""
