@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic_core import SchemaSerializer, core_schema
 
-from miniagents._promising.naming import escaped, is_plain_key, is_utf8
+from miniagents._promising.naming import are_plain_keys, escaped, is_utf8
 from miniagents.bounds import MAX_NESTING
 from miniagents.errors import CyclicValueError, FreezeError
 
@@ -359,9 +359,8 @@ def mentions(annotation: Any, kind: type, *, _seen: tuple[Any, ...] = ()) -> boo
 
 
 def make_frozen_dict(items: dict[str, Any]) -> FrozenDict[str, Any]:
-    """Return a mapping of these items, which are frozen already; the dict is not copied."""
-    is_tagged = not (all(map(is_plain, items.values())) and all(map(is_plain_key, items)))
-    return make_plain_dict(items, _TAGGED if is_tagged else PLAIN)
+    """Return a mapping of these items, which are frozen already; it counts as not plain. The dict is not copied."""
+    return make_plain_dict(items, _TAGGED)
 
 
 def make_plain_dict(items: dict[str, Any], serializer: SchemaSerializer = PLAIN) -> FrozenDict[str, Any]:
@@ -497,7 +496,9 @@ _PLAIN_KEYS: Final[set[str]] = set()
 
 def _check_keys(items: dict[Any, Any]) -> Container[Any]:
     """Renew the marker if a key is escaped in dumps, remember the keys of a small dict, and return all keys."""
-    if not all(type(key) is str and is_plain_key(key) for key in items):
+    if not all(type(key) is str for key in items):
+        return items  # their plain forms come here again
+    if not are_plain_keys(items):
         renew_marker()
     elif len(items) <= _SMALL:
         if len(_PLAIN_KEYS) > _MAX_PLAIN_KEYS:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import FrameType
 
 
@@ -88,9 +89,12 @@ def _is_class_like(key: str) -> bool:
     return key.startswith(CLASS_KEY) and not key[len(CLASS_KEY) :].strip("_")
 
 
-def is_plain_key(key: str) -> bool:
-    """Return True if a key is not escaped in a dump."""
-    return _escaped_key(key) == key and is_utf8(key)
+def are_plain_keys(keys: Iterable[str]) -> bool:
+    """Return True if none of the keys is escaped in a dump."""
+    names = "".join(keys)
+    if names.isascii() and "$" not in names and CLASS_KEY not in names:
+        return True
+    return all(_escaped_key(key) == key for key in keys) and is_utf8(names)
 
 
 def is_utf8(text: str) -> bool:

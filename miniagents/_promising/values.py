@@ -363,10 +363,11 @@ def read_plain_json(text: str | bytes | bytearray) -> dict[str, Any] | None:
         # One character is found many times faster than several: most texts have neither `$` nor a backslash.
         has_tags = "$" in text and '"$' in text
         has_escapes = "\\" in text and "\\u00" in text  # perhaps of `$`, or of a character of `class_`
-        if has_tags or has_escapes or (len(text) > _MAX_DIGITS and _has_many_digits(text)):
+        classes = text.count(f'"{CLASS_KEY}')
+        if has_tags or has_escapes or classes > 1 or (len(text) > _MAX_DIGITS and _has_many_digits(text)):
             return None
         parsed = from_json(text, allow_inf_nan=False, cache_strings="keys")
-        if type(parsed) is not dict or text.count(f'"{CLASS_KEY}') != (CLASS_KEY in parsed):
+        if type(parsed) is not dict or classes != (CLASS_KEY in parsed):
             return None
         return _freeze_parsed(parsed)._items
     except (TypeError, ValueError, RecursionError):
