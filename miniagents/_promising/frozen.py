@@ -513,7 +513,7 @@ def _construct_from_dump(
     """Return an object of decoded fields; `plain` is True if it is known that they are plain."""
     for computed in cls.__pydantic_decorators__.computed_fields:  # dumped, but not a field to set
         fields.pop(computed, None)
-    return _construct(cls, fields, options, fields, plain=plain)
+    return _construct(cls, dict(fields), options, fields, plain=plain)  # a validator may change its dict
 
 
 def _construct(

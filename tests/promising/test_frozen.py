@@ -26,7 +26,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError, computed_field
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, computed_field, model_validator
 
 from miniagents._promising.freezing import FrozenDict, freeze
 from miniagents._promising.frozen import Frozen
@@ -309,6 +309,22 @@ def test_defaults_are_frozen() -> None:
     assert [type(box.items), type(box.table), type(box.names)] == [tuple, FrozenDict, frozenset]
     constructed: Any = Box.model_construct(items=[[1]])
     assert constructed.items == ((1,),)
+
+
+def test_values_that_a_validator_puts_into_a_dump_are_frozen() -> None:
+    """A value that a "before" validator puts into the dict of a dump is frozen and dumped like any other."""
+
+    class Stamped(Frozen):
+        @model_validator(mode="before")
+        @classmethod
+        def stamp(cls, data: dict[str, Any]) -> dict[str, Any]:
+            data["stamps"] = [b"x"]
+            return data
+
+    dump = {"class_": Stamped.class_name, "stamps": [{"$bytes": "eA=="}]}
+    for made in (Stamped(), Stamped.model_validate(dump), Stamped.model_validate_json('{"n": {"a": 1}}')):
+        assert dict(made)["stamps"] == (b"x",)
+        assert made.model_dump(mode="json")["stamps"] == dump["stamps"]
 
 
 def test_annotations_of_mutable_containers_become_immutable_ones() -> None:
