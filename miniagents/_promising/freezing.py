@@ -108,6 +108,7 @@ _FEW: Final = 8
 """Number of items above which calls in C that look at all items are faster than a step of Python for each."""
 
 _SMALL: Final = 32
+"""Greatest number of keys of a dict whose keys are remembered as plain."""
 _MAX_PLAIN_KEYS: Final = 1000
 
 _ALLOWED: Final = (
@@ -375,7 +376,7 @@ def make_plain_dict(items: dict[str, Any], serializer: SchemaSerializer = PLAIN)
 def is_plain(value: Any) -> bool:
     """Return True if the JSON of a frozen value, as pydantic-core writes it, is that of `miniagents.values`.
 
-    So nothing in it needs a tag, an escaped key, or the name of a class.
+    So nothing in it needs a tag, an escaped key, or the name of a class. False may also mean that it is not known.
     """
     kind = type(value)
     if kind is str:
