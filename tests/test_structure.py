@@ -23,7 +23,7 @@ MOST_FILES = 176
 """How many files both packages may have together."""
 FEWEST_LINES = 40
 """Of a file that defines something; `__init__`, `__main__` and a module that passes names on may be shorter."""
-MOST_LINES = 695
+MOST_LINES = 700
 
 
 def _module_name(path: Path) -> str:

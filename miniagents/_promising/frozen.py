@@ -46,6 +46,7 @@ from miniagents._promising.freezing import (
 )
 from miniagents._promising.naming import CLASS_KEY, FROZEN_CLASSES, escaped
 from miniagents._promising.schemas import (
+    UnbuiltValidator,
     dumps_plainly,
     find_fields_schema,
     freeze_annotation,
@@ -156,7 +157,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         """Give the class its name, and register it under the name; a validator follows when the class is complete."""
         super().__init_subclass__(**config)
         cls.class_name = class_ or cls.__qualname__
-        cls._fields_validator = _UnbuiltValidator(cls)
+        cls._fields_validator = UnbuiltValidator(cls)
         FROZEN_CLASSES.register(cls.class_name, cls)
 
     @classmethod
@@ -449,18 +450,6 @@ FROZEN_CLASSES.unknown = Frozen
 
 _IRRELEVANT_OPTIONS: Final = ("warnings", "context")
 """Options that change a dump only where the application has serializers of its own."""
-
-
-class _UnbuiltValidator:
-    """Stand-in for the validator of a class whose annotations name classes that are not defined yet."""
-
-    def __init__(self, cls: type[Frozen]) -> None:
-        self._class = cls
-
-    def validate_python(self, fields: Any, **options: Any) -> Any:
-        """Complete the class and validate; if a class is still missing, raise pydantic's error, which names it."""
-        _ = self._class.__pydantic_validator__.validate_python
-        return self._class._fields_validator.validate_python(fields, **options)
 
 
 def _is_initialized(self: Frozen) -> bool:

@@ -193,3 +193,15 @@ def _is_dumped_otherwise(schema: Any) -> bool:
             return True
         schema = [part for name, part in schema.items() if name not in ("serialization", "metadata", "config")]
     return isinstance(schema, (list, tuple)) and any(map(_is_dumped_otherwise, schema))
+
+
+class UnbuiltValidator:
+    """Stand-in for the validator of a class whose annotations name classes that are not defined yet."""
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._class = cls
+
+    def validate_python(self, fields: Any, **options: Any) -> Any:
+        """Complete the class and validate; if a class is still missing, raise pydantic's error, which names it."""
+        _ = self._class.__pydantic_validator__.validate_python
+        return self._class._fields_validator.validate_python(fields, **options)
