@@ -394,7 +394,7 @@ def test_it(index, number):
     ask(f"{number} {index}")
 """
     )
-    for _ in range(2):
+    for _ in range(2 if mode == "rewrite" else 1):
         server.seen.clear()
         project(source, f"--miniagents-record={mode}", "-n", "2", "--dist=load").assert_outcomes(passed=4)
         if mode == "rewrite":
