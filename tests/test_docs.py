@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from forked_programs import run_program
 from wire_server import Answer, Request, WireServer
 
 from miniagents_testing import ProviderServer, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from miniagents_testing._script import Call
+    from tests.conftest import Effort
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -122,33 +126,48 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _run(folder: Path, snippet: Snippet, *options: str, **environment: str) -> None:
-    """Run a snippet, a whole program or a file of tests, in a folder; it must succeed, and print what the page says."""
+def _run(
+    folder: Path, snippet: Snippet, *options: str, more: Mapping[str, str] | None = None, forked: bool = False
+) -> None:
+    """Run a snippet, a whole program or a file of tests, in a folder; it must succeed, and print what the page says.
+
+    Args:
+        folder: where it runs, and its files are.
+        snippet: the snippet.
+        options: options of pytest.
+        more: environment variables besides those of this process.
+        forked: True to run a program in a forked process, which takes a fifth of the time of a new interpreter.
+    """
     for name, text in {**snippet.files, snippet.name: snippet.code}.items():
         (folder / name).write_text(text, encoding="utf-8")
-    runner = PYTEST if snippet.name.startswith("test_") else ()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *runner, *options, str(folder / snippet.name)],
-        cwd=folder,
-        # tox sets PYTHONSAFEPATH; a program of the docs finds the files beside it, as it does for its reader.
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONSAFEPATH": "", **environment},
-        input="",
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    path = folder / snippet.name
+    is_test = snippet.name.startswith("test_")
+    # tox sets PYTHONSAFEPATH; a program of the docs finds the files beside it, as it does for its reader.
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONSAFEPATH": "", **(more or {})}
+    if forked and not is_test:
+        done = run_program(path, environment)
+    else:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *(PYTEST if is_test else ()), *options, str(path)],
+            cwd=folder,
+            env=environment,
+            input="",
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     if snippet.output:
         assert [line.rstrip() for line in done.stdout.splitlines()] == snippet.output
 
 
 @pytest.mark.parametrize("snippet", _snippets(recorded=False))
-def test_python_snippet_runs(snippet: Snippet, tmp_path: Path) -> None:
+def test_python_snippet_runs(snippet: Snippet, tmp_path: Path, effort: Effort) -> None:
     """A snippet is a whole program or a file of tests; it runs without a key or a keyboard, and prints its `#>` lines.
 
     In its folder are only the files that the page has named before.
     """
-    _run(tmp_path, snippet)
+    _run(tmp_path, snippet, forked=effort(True, ci=False, nightly=False))
 
 
 def test_pages_say_what_programs_print() -> None:
@@ -186,11 +205,11 @@ def test_example_with_a_cassette_is_recorded_once_and_plays_offline(
             **dict.fromkeys(("ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OPENAI_API_KEY"), "not-needed"),
         }
         record = ("--miniagents-record=once", "--record-mode=once")
-        _run(tmp_path, snippet, *record, *WARNINGS, **environment)
+        _run(tmp_path, snippet, *record, *WARNINGS, more=environment)
         sent = len(server.calls) + len(gemini.requests)
         assert sent
         assert len(list(tmp_path.glob("cassettes/test_*/*.yaml"))) == 1
-        _run(tmp_path, snippet, *WARNINGS, **environment)
+        _run(tmp_path, snippet, *WARNINGS, more=environment)
         assert len(server.calls) + len(gemini.requests) == sent
 
 
