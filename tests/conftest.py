@@ -30,7 +30,7 @@ T = TypeVar("T")
 EFFORT = os.environ.get("MINIAGENTS_TEST_EFFORT") or "default"
 
 # What properties try; those in `tests/properties` take the effort for their profile, all others the default.
-for _profile, _max_examples in {"default": 50, "ci": 1_000, "nightly": 50_000}.items():
+for _profile, _max_examples in {"default": 25 if EFFORT == "default" else 50, "ci": 1_000, "nightly": 50_000}.items():
     # How fast an example runs says how busy the machine is, not whether a law holds.
     settings.register_profile(
         _profile, max_examples=_max_examples, deadline=None, suppress_health_check=[HealthCheck.too_slow]
