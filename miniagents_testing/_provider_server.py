@@ -114,6 +114,8 @@ class ProviderServer:
         """Listen on the port, start the thread of the server, and return this object, which then has its `url`."""
         self._stopping, self._loop = False, None
         self._listener = socket.create_server(("127.0.0.1", self._port))
+        # Connections inherit it. asyncio sets it only on sockets with a protocol number; chunks would wait up to 40 ms.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         config = uvicorn.Config(
             self._app,

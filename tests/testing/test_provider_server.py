@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,23 @@ async def test_requests_get_the_steps_in_order_and_an_error_after_the_last() -> 
         assert len(server.calls) == 3
         with pytest.raises(UnexpectedCallError, match=r"\(call 3\)"):
             server.assert_complete()
+
+
+async def test_chunk_does_not_wait_until_the_client_has_got_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections of the server send small chunks at once: else each would wait up to 40 ms for an acknowledgement."""
+    options: list[int] = []
+    accept = socket.socket.accept
+
+    def accepting(listener: socket.socket) -> tuple[socket.socket, Any]:
+        connection, address = accept(listener)
+        options.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return connection, address
+
+    monkeypatch.setattr(socket.socket, "accept", accepting)
+    async with ProviderServer(["Hi"]) as server, _openai(server) as client:
+        await client.responses.create(model="m", input="Hi")
+    assert options
+    assert all(options)
 
 
 def test_assert_complete_raises_when_steps_are_left() -> None:
