@@ -32,6 +32,7 @@ from weakref import WeakSet, finalize
 from typing_extensions import ParamSpec
 
 from miniagents._agents.agent import MiniAgent
+from miniagents._promising.naming import is_utf8
 from miniagents.chat_history import StoringHistory
 from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError, MissingExtraError
 from miniagents.ext._storing import restore, storable
@@ -457,7 +458,7 @@ def _check_id(kind: str, text: str) -> None:
     """Raise `TypeError` for an id that is no text, and `ValueError` for one that a database cannot keep."""
     if not isinstance(text, str):
         raise TypeError(f"A {kind} id is a text, not {text!r:.100}")
-    if not text or "\0" in text or not _is_utf8(text):
+    if not text or "\0" in text or not is_utf8(text):
         raise ValueError(f"A {kind} id is a text without NUL and half characters, and not empty: {text!r:.100}")
 
 
@@ -544,12 +545,3 @@ def _message_of(body: str, place: str) -> Message:
     except (ValueError, RecursionError) as error:
         raise HistoryFormatError(f"{place}: the body is no JSON: {error}") from error
     return restore(fields)
-
-
-def _is_utf8(text: str) -> bool:
-    """Return True if the text has no lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
