@@ -10,7 +10,7 @@ import collections
 import dataclasses
 from collections import abc
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from types import GenericAlias, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -193,6 +193,12 @@ def _is_dumped_otherwise(schema: Any) -> bool:
             return True
         schema = [part for name, part in schema.items() if name not in ("serialization", "metadata", "config")]
     return isinstance(schema, (list, tuple)) and any(map(_is_dumped_otherwise, schema))
+
+
+@lru_cache(maxsize=1024)  # the same names are asked for again and again, and pydantic takes 2 us to say no
+def has_attribute(kind: type[BaseModel], name: str) -> bool:
+    """Return True if objects of a class have a declared field, a method or a property of this name."""
+    return name in kind.model_fields or hasattr(kind, name)
 
 
 class UnbuiltValidator:

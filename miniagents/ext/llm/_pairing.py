@@ -11,9 +11,9 @@ import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from miniagents._promising.schemas import has_attribute
 from miniagents.messages import Message, UserMessage
 
 if TYPE_CHECKING:
@@ -37,18 +37,12 @@ STOPPED = "stopped; whether it took effect is unknown"
 """Text of the result of a call whose result is missing."""
 
 
-@lru_cache(maxsize=256)
-def _has_attribute(kind: type[Frozen], name: str) -> bool:
-    """Return True if objects of a class have an attribute that is no field, such as a property."""
-    return hasattr(kind, name)
-
-
 def field_of(holder: Frozen, name: str) -> Any:
     """Return a field or another attribute of a message or a tool call; None if it is absent.
 
     `getattr` takes 3 us for an absent name, and most of the names that are looked for in a prompt are absent.
     """
-    if name in holder.__dict__ or name in (holder.__pydantic_extra__ or ()) or _has_attribute(type(holder), name):
+    if name in holder.__dict__ or name in (holder.__pydantic_extra__ or ()) or has_attribute(type(holder), name):
         return getattr(holder, name, None)
     return None
 

@@ -16,11 +16,11 @@ import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic_core import from_json
 
+from miniagents._promising.schemas import has_attribute
 from miniagents.bounds import MAX_DOCUMENT_BYTES, MAX_EVENT_BYTES, MAX_PAGE_BYTES
 from miniagents.errors import (
     EventTooLargeError,
@@ -87,18 +87,12 @@ _TAKEN: Final = {
 """Names that have a meaning here, besides those of declared fields and methods."""
 
 
-@lru_cache(maxsize=1024)  # each answer has the same names, and pydantic takes 2 us to say that a class lacks one
-def _has_attribute(name: str, owner: type[AssistantMessage | ToolCall | Usage]) -> bool:
-    """Return True if objects of a class have a declared field, a method or a property of this name."""
-    return name in owner.model_fields or hasattr(owner, name)
-
-
 def _free_name(name: str, owner: type[AssistantMessage | ToolCall]) -> str:
     """Return the name that a provider's field gets in an object of class `owner`.
 
     The name gets the prefix `provider_` if these objects use it already, if it begins with `_`, or if it is `class_`.
     """
-    taken = name in _TAKEN[owner] or _has_attribute(name, owner)
+    taken = name in _TAKEN[owner] or has_attribute(owner, name)
     return f"provider_{name}" if taken or name.startswith("_") or name == "class_" else name
 
 
@@ -126,7 +120,7 @@ def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
     more = {
         name: value
         for name, value in (raw or {}).items()
-        if not (value is None or name in ("prompt_tokens", "completion_tokens") or _has_attribute(name, Usage))
+        if not (value is None or name in ("prompt_tokens", "completion_tokens") or has_attribute(Usage, name))
     }
     return Usage(**counted, raw=raw, **more)
 

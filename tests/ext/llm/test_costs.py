@@ -151,5 +151,5 @@ async def test_short_answer_enters_few_functions(
     entered = await functions_of_an_answer(create("m", async_client=getattr(wire, provider)()), "Hello")
     own = Counter({name: times for (file, name), times in entered.items() if "/miniagents/" in file})
     assert own.total() <= most
-    assert not {"_secrets_in", "Redactor.learn", "ProviderAdapter.check_settings", "_has_attribute"} & own.keys()
+    assert not {"_secrets_in", "Redactor.learn", "ProviderAdapter.check_settings", "has_attribute"} & own.keys()
     assert not [name for file, name in entered if name == "BaseModel.__getattr__" and "/pydantic/" in file]
