@@ -72,8 +72,7 @@ class ReplyCell(SequenceCell):
         if task.cancelled():
             self.settle_as_cancelled()
         elif (error := task.exception()) is None:
-            if not self.done:
-                self.finish()
+            self.finish()
         elif is_failure(error):
             self.fail(error)
         else:
