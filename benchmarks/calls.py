@@ -50,6 +50,17 @@ def all_awaited(call: Call, count: int) -> Side:
     return side
 
 
+async def compare_calls(table: Table, call: Call, plan: Plan) -> None:
+    """Compare calls with tasks: many at once by `gather` on both sides, and one after the other."""
+    for name, goal, count, side in (
+        ("10,000 calls at once, both by gather", 4, 10_000, at_once),
+        ("calls one after the other", 3, 5_000, one_by_one),
+    ):
+        size = plan.sized(count)
+        sides = side(bare_call, size), side(call, size)
+        await table.compare(name, *sides, plan, units=size, unit=_UNIT, base_name="bare task", goal=goal)
+
+
 def agents_at_once(count: int) -> Side:
     """Return a side that makes all agent calls at once, and awaits one after the other."""
     return all_awaited(agent_call, count)

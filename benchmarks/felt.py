@@ -9,8 +9,8 @@ import asyncio
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bare import at_once, bare_call, consume, generator, one_by_one, tokens_of
-from benchmarks.calls import HELLO, agent_call
+from benchmarks.bare import consume, generator, tokens_of
+from benchmarks.calls import HELLO, agent_call, compare_calls
 from benchmarks.floors import token_by_token
 from benchmarks.measure import Plan, Side, Table, main
 from benchmarks.messages import FrozenModel, times
@@ -50,13 +50,8 @@ def _on_demand(count: int) -> Side:
 
 async def _calls(table: Table, plan: Plan) -> None:
     """Compare calls with tasks: many at once, one after the other, and with texts in and out."""
-    base: dict[str, Any] = {"unit": "us a call", "base_name": "bare task"}
-    size = plan.sized(10_000)
-    sides = at_once(bare_call, size), at_once(agent_call, size)
-    await table.compare("10,000 calls at once, both by gather", *sides, plan, units=size, goal=4, **base)
+    await compare_calls(table, agent_call, plan)
     size = plan.sized(5_000)
-    sides = one_by_one(bare_call, size), one_by_one(agent_call, size)
-    await table.compare("calls one after the other", *sides, plan, units=size, goal=3, **base)
 
     async def bare_texts() -> None:
         for _ in range(size):
@@ -67,7 +62,8 @@ async def _calls(table: Table, plan: Plan) -> None:
             assert str((await upper.trigger("hello"))[-1]) == "HELLO"
 
     name = "calls one after the other, str in and str out"
-    await table.compare(name, bare_texts, texts, plan, units=size, goal=4, **base)
+    row: dict[str, Any] = {"unit": "us a call", "base_name": "bare task", "goal": 4}
+    await table.compare(name, bare_texts, texts, plan, units=size, **row)
 
 
 async def _streams(table: Table, plan: Plan) -> None:

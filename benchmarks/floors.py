@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.bare import at_once, bare_call, bare_echo, consume, generator, one_by_one, passed_on, tokens_of
+from benchmarks.bare import bare_echo, consume, generator, passed_on, tokens_of
+from benchmarks.calls import compare_calls
 from benchmarks.measure import Plan, Side, Table, main
 from benchmarks.peers.limit import Stream
 from benchmarks.tokens import LENGTH
@@ -86,13 +87,7 @@ async def benchmark(plan: Plan) -> Table:
     name = "an answer of 20 tokens, a task and a stream"
     sides = generator(20), answered(20)
     await table.compare(name, *sides, plan, units=1, unit="us an answer", repeat=2_000, goal=8)
-    calls: dict[str, Any] = {"unit": "us a call", "base_name": "bare task"}
-    size = plan.sized(10_000)
-    sides = at_once(bare_call, size), at_once(Call, size)
-    await table.compare("10,000 calls at once, both by gather", *sides, plan, units=size, goal=4, **calls)
-    size = plan.sized(5_000)
-    sides = one_by_one(bare_call, size), one_by_one(Call, size)
-    await table.compare("calls one after the other", *sides, plan, units=size, goal=3, **calls)
+    await compare_calls(table, Call, plan)
     return table
 
 
