@@ -324,16 +324,22 @@ async def test_R9_usage_counts_to_the_caller_and_limits_to_the_worker() -> None:
         assert run.usage.requests == 3
 
 
-@in_virtual_time
-async def test_R2_call_id_is_one_call_with_two_readers() -> None:
-    """Two triggers with one `call_id` run the agent once, and both get its replies; a third one later, too."""
-    runs: list[int] = []
+def counted_agent(runs: list[int]) -> MiniAgent[...]:
+    """Return an agent that adds to `runs` at each call, and replies four tokens."""
 
     @miniagent
     async def counted(ctx: InteractionContext) -> None:
         runs.append(1)
         ctx.reply(Message.promise(message_token_streamer=tokens(4)))
 
+    return counted
+
+
+@in_virtual_time
+async def test_R2_call_id_is_one_call_with_two_readers() -> None:
+    """Two triggers with one `call_id` run the agent once, and both get its replies; a third one later, too."""
+    runs: list[int] = []
+    counted = counted_agent(runs)
     broker = MemoryBroker()
     async with worker(broker, counted), worker(broker, counted), MiniAgents():
         agent = remote(broker, "COUNTED")
@@ -350,12 +356,7 @@ async def test_R2_call_id_is_one_call_with_two_readers() -> None:
 async def test_R2_call_runs_once_when_the_answer_to_a_frame_is_lost(record: str) -> None:
     """A worker that does not hear if its claim, or its last frame, is stored finds out by the log."""
     runs: list[int] = []
-
-    @miniagent
-    async def counted(ctx: InteractionContext) -> None:
-        runs.append(1)
-        ctx.reply(Message.promise(message_token_streamer=tokens(4)))
-
+    counted = counted_agent(runs)
     broker = MemoryBroker()
     answers = iter([True, False, True])
     broker.loses_answer = lambda frame: f'"{record}"'.encode() in frame and next(answers, False)
