@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniagents.ext.llm._shapes import SHAPES
+from miniagents.ext.llm._redaction import SHAPES
 from miniagents_testing.cassette import SECRET_FIELDS, Chunk, Interaction, Redaction, ResponseStream, load, save
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote_plus, unquote_plus
 
-from miniagents.ext.llm._redaction import REDACTED
-from miniagents.ext.llm._shapes import find_shapes, long_runs
+from miniagents.ext.llm._redaction import REDACTED, find_shapes, long_runs
 from miniagents_testing.cassette._bodies import member, texts_of
 from miniagents_testing.cassette._secrets.names import JSON_TYPES, is_made_of_words, is_stand_in
 from miniagents_testing.cassette._secrets.texts import (
