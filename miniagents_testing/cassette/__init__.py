@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._contexts import (
         use_shared_cassette as use_shared_cassette,
     )
-    from miniagents_testing.cassette._out_of_reach import without_narrow_cassettes as without_narrow_cassettes
+    from miniagents_testing.cassette._contexts import without_narrow_cassettes as without_narrow_cassettes
     from miniagents_testing.cassette._recorded import recorded
     from miniagents_testing.cassette._replay_transport import ReplayTransport
     from miniagents_testing.cassette._secrets import SECRET_FIELDS, JSONPath, Redaction
@@ -69,7 +69,7 @@ _MODULES = {
     "SETTINGS": "_settings",
     "layer_for_vcr_test": "_contexts",
     "use_shared_cassette": "_contexts",
-    "without_narrow_cassettes": "_out_of_reach",
+    "without_narrow_cassettes": "_contexts",
 }
 
 

@@ -1,22 +1,29 @@
-"""Ways to open a cassette.
+"""Contexts that open a cassette, or keep cassettes out of reach.
 
 `use_cassette` opens a file for all clients, and `stream_layer` works on a cassette that vcrpy has opened already. Both
 make a `Session`, and so does `ReplayTransport`, which is a module of its own because it needs httpx2.
+
+`without_narrow_cassettes` stands in for the cassette of a request that belongs to no single test, while a test runner
+prepares a fixture. A fixture that several tests share is set up once, during the test that happens to come first. Its
+requests would go to the cassette of that test, and each other test would lack them. So cassettes that are narrower than
+the fixture are out of reach, and a request that finds no wider one is an error, in a recording as well as in a replay.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from miniagents_testing._hosts import Address, is_loopback
 from miniagents_testing._words import short_path
 from miniagents_testing.cassette import _aiohttp, _http_client, _httpx, _mcp_stdio, _other_clients, _websockets
 from miniagents_testing.cassette import _vcrpy as vcrpy
-from miniagents_testing.cassette._current import activate, deactivate
+from miniagents_testing.cassette._current import activate, deactivate, out_of_reach
 from miniagents_testing.cassette._file import load
 from miniagents_testing.cassette._interaction import failure_of
 from miniagents_testing.cassette._patches import patched
@@ -37,6 +44,8 @@ if TYPE_CHECKING:
 
     from miniagents_testing.cassette._interaction import Interaction
     from miniagents_testing.cassette._patches import Patches
+    from miniagents_testing.cassette._playback import HTTPLibrary
+    from miniagents_testing.cassette._session import LiveRequest
     from miniagents_testing.cassette._settings import Options, RecordMode
 
 
@@ -221,6 +230,71 @@ def layer_for_vcr_test(cassette: Any, *, by_content: bool = False, command: str 
         return None
     settings = RecordSettings(unplayed="ignore", retry_after="keep")
     return CassetteContext(lambda: _layered_as_vcrpy(cassette, settings, command, by_content=by_content))
+
+
+@contextmanager
+def without_narrow_cassettes(
+    fixture: str,
+    advice: str,
+    *,
+    width: int,
+    records: bool,
+    allow_loopback: bool,
+    allow_hosts: Iterable[str],
+    ignore_hosts: Iterable[str],
+) -> Iterator[None]:
+    """Keep narrow cassettes out of reach of a fixture until the `with` block ends.
+
+    Args:
+        fixture: name of the fixture, for the error of its requests.
+        advice: the way to give it a cassette, for the same error.
+        width: rank of the narrowest cassettes that the fixture may use.
+        records: True if the test at hand records.
+        allow_loopback: True to send requests to this machine.
+        allow_hosts: see `use_cassette`.
+        ignore_hosts: see `use_cassette`.
+
+    Raises:
+        CassetteMissError: in the client, a request that no cassette answers; also at the end, if it was caught.
+    """
+    settings = RecordSettings(allow_hosts=allow_hosts, ignore_hosts=ignore_hosts)
+    session = _NoCassette(fixture, advice, settings, records=records, allow_loopback=allow_loopback)
+    with out_of_reach(width), answering(session):
+        try:
+            yield
+        finally:
+            session.closed = True
+    session.assert_answered()
+
+
+class _NoCassette(Session):
+    """Session of a fixture that no cassette is open for: it sends what belongs to no test, and refuses other requests.
+
+    Its width is the largest, so that any cassette in reach goes before it.
+    """
+
+    def __init__(
+        self, fixture: str, advice: str, settings: RecordSettings, *, records: bool, allow_loopback: bool
+    ) -> None:
+        super().__init__(fixture, (), settings, plays=False, records=records, judges=False, width=sys.maxsize)
+        self._said = f"{fixture} made a request; {advice}"
+        self._allow_loopback = allow_loopback
+
+    def answer(self, request: LiveRequest, library: HTTPLibrary, clock: Callable[[], float], started: float) -> None:
+        """Return None for a request that may be sent past all cassettes, and raise an error for any other.
+
+        Raises:
+            CassetteMissError: no cassette answers the request.
+            Exception: see `Session.answer`.
+        """
+        address = Address.of_url(request.url)
+        if self._goes_by(request.url, library) or (self._allow_loopback and is_loopback(address.host)):
+            return
+        raise self.missed(
+            f"{self._said}\n  {request.method} {self.settings.redact.scrub_uri(request.url)}\n"
+            "  Several tests share the fixture, so that the cassette of one test cannot have its requests. "
+            f"Let a server of the tests through: allow_hosts=[{str(address)!r}]"
+        )
 
 
 @contextmanager
