@@ -8,9 +8,8 @@ Independent of files, transports and providers.
 
 from __future__ import annotations
 
-from miniagents_testing.cassette._secrets.leaks import Leak
 from miniagents_testing.cassette._secrets.names import SECRET_FIELDS, values_of_environment
-from miniagents_testing.cassette._secrets.redaction import JSONPath, Redacted, Redaction, Replaced, Rule, scan
+from miniagents_testing.cassette._secrets.redaction import JSONPath, Leak, Redacted, Redaction, Replaced, Rule, scan
 
 __all__ = [
     "SECRET_FIELDS",

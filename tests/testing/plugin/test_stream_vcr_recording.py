@@ -10,7 +10,7 @@ from plugin_runs import verdicts_of
 from wire_server import Answer, Request, WireServer
 
 from miniagents_testing.cassette import Redaction, load
-from miniagents_testing.cassette._secrets.leaks import Leak
+from miniagents_testing.cassette._secrets.redaction import Leak
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
