@@ -51,7 +51,6 @@ _PATTERNS = (
         rf"\1{REDACTED}",
     ),
 )
-
 _SECRET_ATTRIBUTES = ("api_key", "auth_token", "admin_api_key", "webhook_secret", "_azure_ad_token", "webhook_key")
 
 
@@ -250,9 +249,7 @@ _LOGGERS = (
     *("httpx2", "httpx", "openai._base_client", "anthropic._base_client"),
     *("httpcore2.http11", "httpcore2.http2", "httpcore2.proxy", "httpcore.http11", "httpcore.http2", "httpcore.proxy"),
 )
-
 _QUERY = re.compile(r"(https?://[^\s\"'?]+\?)[^\s\"']+")
-
 _CONTENTS = re.compile(
     r"^(Request options:|HTTP Response: \S+ \S+ \"\d+|request_id:|workspace_id:|receive_response_headers\.\w+).*",
     re.DOTALL,
@@ -436,18 +433,13 @@ SHAPES = (*_WORDS, *_BEFORE_WORDS, *_IN_WORDS, *_ANYWHERE)
 """All shapes of keys; of two that match the same text, the first one counts."""
 
 _by_beginning: defaultdict[str, list[Shape]] = defaultdict(list)
-
 for _shape in _WORDS:
     _by_beginning[_shape.literal[:2]].append(_shape)
 
 _LONG = b"x" * 16
-
 _RUN = re.compile(rb"x+")
-
 _MARKS = bytes(ord("x") if re.match(rb"[\w+/-]", bytes([code])) else ord(" ") for code in range(256))
-
 _WORD = re.compile(r"[\w-]{2,}", re.ASCII)
-
 _LONGEST = 1024
 
 
