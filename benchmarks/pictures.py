@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.cassettes import interaction
 from benchmarks.measure import Plan, Table, main
 from benchmarks.provider import openai_chunks
+from miniagents_testing._pictures import read_run
 from miniagents_testing._pictures.page import page_of
-from miniagents_testing._pictures.run import read_run
 from miniagents_testing.cassette import Interaction, save
 from miniagents_testing.cli._screen import CassetteFile, read_cassette
 

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from miniagents.ext._terminal import visible, visible_line
-from miniagents_testing._pictures.run import LONGEST_PAUSE, overlapping
+from miniagents_testing._pictures import LONGEST_PAUSE, overlapping
 from miniagents_testing._streams import TICKS_PER_SECOND
 from miniagents_testing._words import counted
 from miniagents_testing.cassette._file import write
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from miniagents_testing._pictures.run import Request, Run
+    from miniagents_testing._pictures import Request, Run
     from miniagents_testing._reading import Turn
 
 _MARK = '<meta name="generator" content="miniagents-testing">'

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from miniagents.observing import observe
-from miniagents_testing._pictures.live import RunRecorder
+from miniagents_testing._pictures import read_run
 from miniagents_testing._pictures.page import write_page
-from miniagents_testing._pictures.run import read_run
 from miniagents_testing._reading import read_interaction
 from miniagents_testing._words import short_path
 from miniagents_testing.cassette._secrets import scan
+from miniagents_testing.pictures import RunRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from miniagents.observing import Operation
-    from miniagents_testing._pictures.run import Run
+    from miniagents_testing._pictures import Run
 
 _FOLDER = ".miniagents"
 _MOST_NAME_CHARS = 120

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miniagents_testing._pictures import read_run
 from miniagents_testing._pictures.page import facts_of, is_page, write_page
-from miniagents_testing._pictures.run import read_run
 from miniagents_testing._words import counted
 from miniagents_testing.cli._lint import secrets_in
 from miniagents_testing.cli._screen import PROBLEMS_FOUND, CommandError, Screen, print_error, read_cassette

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.text import Text
 
 from miniagents.ext._terminal import TerminalFilter
-from miniagents_testing._pictures.run import LONGEST_PAUSE, overlapping
+from miniagents_testing._pictures import LONGEST_PAUSE, overlapping
 from miniagents_testing._reading import NewTurns, Reading, excerpt_of, prefix_of, read_interaction
 from miniagents_testing._streams import TICKS_PER_SECOND
 from miniagents_testing.cassette import load, timeline

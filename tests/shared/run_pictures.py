@@ -12,15 +12,15 @@ import pytest
 from hypothesis import strategies as st
 
 from miniagents_testing import _odd_texts, strategies
+from miniagents_testing._pictures import Run, read_run
 from miniagents_testing._pictures.page import page_of
-from miniagents_testing._pictures.run import Run, read_run
 from miniagents_testing._reading import read_interaction
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from miniagents_testing._pictures.run import Request
+    from miniagents_testing._pictures import Request
 
 URI = "https://api.openai.com/v1/chat/completions"
 _PATHS = {"chat": "chat/completions", "responses": "responses", "messages": "messages"}

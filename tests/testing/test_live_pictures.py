@@ -13,14 +13,13 @@ from miniagents.errors import LLMError
 from miniagents.ext.llm.openai import Retry
 from miniagents.observing import observe
 from miniagents_testing import Failure, Step, create_scripted_agent, run_in_virtual_time
-from miniagents_testing._pictures.live import RunRecorder
-from miniagents_testing.pictures import picture
+from miniagents_testing.pictures import RunRecorder, picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from pathlib import Path
 
-    from miniagents_testing._pictures.run import Run
+    from miniagents_testing._pictures import Run
 
 SECOND = 100_000
 

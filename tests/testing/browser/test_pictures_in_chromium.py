@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-    from miniagents_testing._pictures.run import Run
+    from miniagents_testing._pictures import Run
     from tests.testing.browser.conftest import OpenPage
 
 SECOND = 100_000
