@@ -1,7 +1,8 @@
 """Command line of the testing kit: `python -m miniagents_testing` or `miniagents-testing`.
 
 `_commands` has the list of commands. `_show` has the code of `show` and `diff`, `_lint` of `lint` and `verify`, `_edit`
-of `edit`, `fork` and `import`, `_play` and `_serve` of one command each. `_screen` reads cassettes and prints.
+of `edit`, `fork` and `import`, `_play` of `play` and `export`, `_serve` of one command. `_screen` reads cassettes and
+prints.
 
 All commands have the same exit codes:
 

@@ -9,9 +9,8 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from miniagents_testing.cli._edit import add_edit, add_fork, add_import
-from miniagents_testing.cli._export import add_export
 from miniagents_testing.cli._lint import add_lint, add_verify
-from miniagents_testing.cli._play import add_play
+from miniagents_testing.cli._play import add_export, add_play
 from miniagents_testing.cli._screen import NOT_DONE, PROBLEMS_FOUND, CommandError, print_error, typed_command
 from miniagents_testing.cli._serve import add_serve
 from miniagents_testing.cli._show import add_diff, add_show
