@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from miniagents_testing._hosts import Address
 from miniagents_testing.cassette import _other_clients as other_clients
 from miniagents_testing.cassette import _vcrpy as vcrpy
+from miniagents_testing.cassette._aiohttp_wire import Played, Recorded, RequestLibrary, body_of
 from miniagents_testing.cassette._current import current_session, is_passing, passing
 from miniagents_testing.cassette._patches import replace_late, without_vcrpy
 from miniagents_testing.cassette._playback import Playback
@@ -27,14 +28,10 @@ if TYPE_CHECKING:
     from aiohttp import BaseConnector, ClientRequest, ClientResponse, ClientSession
     from yarl import URL
 
-    from miniagents_testing.cassette._aiohttp_wire import Played, Recorded
     from miniagents_testing.cassette._patches import Target
     from miniagents_testing.cassette._session import Session
 
     Handler = Callable[[ClientRequest], Awaitable[ClientResponse]]
-
-
-MODULES = ("aiohttp.client", "aiohttp.connector")
 
 
 def targets(module: Any) -> Iterator[Target]:
@@ -130,9 +127,6 @@ class _Answering:
     """
 
     def __init__(self, session: Session, client: ClientSession, call: tuple[Any, ...], options: dict[str, Any]) -> None:
-        from miniagents_testing.cassette import _aiohttp_wire  # imports aiohttp
-
-        self._wire = _aiohttp_wire
         self._session = session
         self._client = client
         self._call = call
@@ -146,16 +140,16 @@ class _Answering:
         started = clock()
         live = await self._live(request)
         await self._session.prepare(live)
-        answer = self._session.answer(live, self._wire.RequestLibrary(request), clock, started)
+        answer = self._session.answer(live, RequestLibrary(request), clock, started)
         if isinstance(answer, Playback):
-            return await _through(self._wire.Played(answer), request, send)
+            return await _through(Played(answer), request, send)
         with passing():
             if answer is None:
                 return await send(request)
             # a compressed body could be neither searched for secrets nor read in the file
             request.headers["accept-encoding"] = "identity"
             unread = partial(self._session.connection_made, ["aiohttp"], Address.of_url(str(request.url)))
-            return await _through(self._wire.Recorded(answer, request.method, unread), request, send)
+            return await _through(Recorded(answer, request.method, unread), request, send)
 
     async def _live(self, request: ClientRequest) -> LiveRequest:
         """Return a request of aiohttp as a `LiveRequest`, with its body as it is before aiohttp compresses it."""
@@ -165,7 +159,7 @@ class _Answering:
             if not (request.compress and name.lower() == "content-encoding")
         ]
         as_vcrpy = await self._as_vcrpy(request, headers) if self._session.matches_as_vcrpy else None
-        return LiveRequest(request.method, str(request.url), await self._wire.body_of(request), headers, as_vcrpy)
+        return LiveRequest(request.method, str(request.url), await body_of(request), headers, as_vcrpy)
 
     async def _as_vcrpy(self, request: ClientRequest, headers: list[tuple[str, str]]) -> Any:
         """Make the request that vcrpy's own patch would look up.
@@ -177,7 +171,7 @@ class _Answering:
             return vcrpy.request_of(request.method, str(request.url), None, headers)
         options = self._options
         if hasattr(options.get("data"), "__aiter__"):  # can be read once, which `request` has to do
-            options = {**options, "data": await self._wire.body_of(request)}
+            options = {**options, "data": await body_of(request)}
         return await vcrpy.request_of_aiohttp(self._client, *self._call, **options)
 
 

@@ -1,6 +1,6 @@
 """Connections of aiohttp: in memory while an answer is played, and overheard while one is recorded.
 
-This module imports aiohttp; `_aiohttp` imports it when the application sends a request with aiohttp.
+This module imports aiohttp, as `_aiohttp` does: both are imported when the application has imported aiohttp.
 """
 
 from __future__ import annotations

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from miniagents_testing._hosts import Address, is_loopback
 from miniagents_testing._words import short_path
-from miniagents_testing.cassette import _aiohttp, _http_client, _httpx, _mcp_stdio, _other_clients, _websockets
+from miniagents_testing.cassette import _http_client, _httpx, _other_clients
 from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import activate, deactivate, out_of_reach
 from miniagents_testing.cassette._file import load
 from miniagents_testing.cassette._interaction import failure_of
-from miniagents_testing.cassette._patches import patched
+from miniagents_testing.cassette._patches import Patches, patched
 from miniagents_testing.cassette._recording import (
     is_recorded_in_run,
     note_recorded_in_run,
@@ -43,14 +43,42 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from miniagents_testing.cassette._interaction import Interaction
-    from miniagents_testing.cassette._patches import Patches
+    from miniagents_testing.cassette._patches import Target
     from miniagents_testing.cassette._playback import HTTPLibrary
     from miniagents_testing.cassette._session import LiveRequest
     from miniagents_testing.cassette._settings import Options, RecordMode
 
 
-_CLIENTS: tuple[Patches, ...] = (_httpx, _http_client, _aiohttp, _mcp_stdio, _websockets, _other_clients)
-"""The modules that patch a client each, and the one of those that are not recorded."""
+def _targets_of_aiohttp(module: Any) -> Iterable[Target]:
+    """Yield the methods of aiohttp to replace. Their patches import aiohttp, so they are imported after `module`."""
+    from miniagents_testing.cassette import _aiohttp
+
+    return _aiohttp.targets(module)
+
+
+def _targets_of_mcp(module: Any) -> Iterable[Target]:
+    """Yield the methods of mcp to replace. Their patches import anyio, so they are imported after `module`."""
+    from miniagents_testing.cassette import _mcp_stdio
+
+    return _mcp_stdio.targets(module)
+
+
+def _targets_of_websockets(module: Any) -> Iterable[Target]:
+    """Yield the methods of websockets to replace. Their patches import it, so they are imported after `module`."""
+    from miniagents_testing.cassette import _websockets
+
+    return _websockets.targets(module)
+
+
+_CLIENTS = (
+    Patches(_httpx.MODULES, _httpx.targets),
+    Patches(_http_client.MODULES, _http_client.targets),
+    Patches(("aiohttp.client", "aiohttp.connector"), _targets_of_aiohttp),
+    Patches(("mcp.client.stdio",), _targets_of_mcp),
+    Patches(("websockets.asyncio.client", "websockets.sync.client"), _targets_of_websockets),
+    Patches(_other_clients.MODULES, _other_clients.targets),
+)
+"""The clients that are patched, and at last those that are not recorded."""
 
 
 class CassetteContext:

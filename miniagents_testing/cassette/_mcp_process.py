@@ -1,6 +1,6 @@
 """Processes of servers of MCP: one that is only played, and one whose pipes are recorded.
 
-This module imports anyio; `_mcp_stdio` imports it when the application starts a server.
+This module imports anyio; it is imported when the application has imported mcp's client.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from miniagents_testing.cassette import _mcp_process
 from miniagents_testing.cassette._conversation import PlayedConversation, is_served
 from miniagents_testing.cassette._current import current_session
 from miniagents_testing.cassette._playback import Playback
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from miniagents_testing.cassette._patches import Target
-
-
-MODULES = ("mcp.client.stdio",)
 
 
 def targets(module: Any) -> Iterator[Target]:
@@ -52,8 +50,6 @@ def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
         answer = session.answer(request, Exceptions(), clock, clock())
         if answer is None:
             return await before(command, args, *others, **options)
-        from miniagents_testing.cassette import _mcp_process  # imports anyio
-
         if isinstance(answer, Playback):
             await answer.abegin()
             return _mcp_process.PlayedProcess(PlayedConversation(session, answer))

@@ -4,7 +4,7 @@ Each method is replaced once, however many cassettes are open, and restored exac
 In a context without a cassette, a replacement calls the method that it replaces.
 
 Knows no library: each client has a module of its own, which names its methods in `targets` (see `Patches`).
-`_contexts` has the list of these modules.
+`_contexts` has the list of clients.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,15 +29,13 @@ if TYPE_CHECKING:
     """
 
 
-class Patches(Protocol):
-    """Module with the patches of one client, or of several."""
+class Patches(NamedTuple):
+    """Patches of one client, or of several."""
 
-    @property
-    def MODULES(self) -> tuple[str, ...]:  # noqa: N802 - a constant of a module
-        """Names of the library's modules that have methods to replace. They are patched when they are imported."""
-
-    def targets(self, module: Any) -> Iterable[Target]:
-        """Yield the methods of one of these modules to replace. The module is whole; it is called at each opening."""
+    modules: tuple[str, ...]
+    """Names of the library's modules that have methods to replace. They are patched when they are imported."""
+    targets: Callable[[Any], Iterable[Target]]
+    """Yields the methods of one of these modules to replace. The module is whole; it is called at each opening."""
 
 
 @dataclass
@@ -70,13 +68,13 @@ def patched(clients: Sequence[Patches], more: Iterable[Target] = ()) -> Iterator
     Nothing is imported here.
 
     Args:
-        clients: the modules that name the methods.
+        clients: those whose methods are replaced.
         more: further methods to replace, of this cassette only.
     """
     global _open_cassettes
     for client in clients:
         _register_hooks(client)
-    targets = [target for client in clients for name in client.MODULES for target in _targets_in(client, name)]
+    targets = [target for client in clients for name in client.modules for target in _targets_in(client, name)]
     targets += more
     with _lock:
         _open_cassettes += 1
@@ -110,7 +108,7 @@ def _register_hooks(client: Patches) -> None:
     """Register hooks, once for each module of a client that is not imported yet, which patch it after its import."""
     from wrapt import register_post_import_hook
 
-    for name in client.MODULES:
+    for name in client.modules:
         if name not in sys.modules and (client, name) not in _hooked:
             _hooked.add((client, name))
             register_post_import_hook(partial(_patch_late, client), name)

@@ -16,6 +16,7 @@ from functools import lru_cache, wraps
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from miniagents_testing.cassette import _websockets_wire as wire
 from miniagents_testing.cassette._conversation import is_served
 from miniagents_testing.cassette._current import current_session, passing
 from miniagents_testing.cassette._playback import Playback
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 
 _SYNC = "websockets.sync.client"
-MODULES = ("websockets.asyncio.client", _SYNC)
 
 
 def targets(module: Any) -> Iterator[Target]:
@@ -58,8 +58,6 @@ def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
         session = current_session()
         if session is None or not is_served(session):
             return await before(connect)
-        from miniagents_testing.cassette import _websockets_wire as wire  # imports websockets
-
         clock = asyncio.get_running_loop().time
         headers = wire.headers_of(connect.additional_headers)
         answer = session.answer(LiveRequest("WEBSOCKET", connect.uri, b"", headers), wire.Library(), clock, clock())
@@ -161,8 +159,6 @@ def _open_sync(uri: str, arguments: dict[str, Any], live: Callable[..., Any]) ->
     session = current_session()
     if session is None or not is_served(session) or arguments.get("unix"):
         return live()
-    from miniagents_testing.cassette import _websockets_wire as wire
-
     clock = time.monotonic
     headers = wire.headers_of(arguments.get("additional_headers"))
     answer = session.answer(LiveRequest("WEBSOCKET", uri, b"", headers), wire.Library(), clock, clock())

@@ -1,6 +1,6 @@
 """Connections of websockets: in memory while a conversation is played, and overheard while one is recorded.
 
-This module imports websockets; `_websockets` imports it when the application opens a connection with websockets.
+This module imports websockets, as `_websockets` does: both are imported when the application has imported it.
 """
 
 from __future__ import annotations

@@ -296,7 +296,7 @@ def test_K22_a_client_that_is_imported_later_is_refused(server: Server, path: Pa
         from miniagents_testing import use_cassette
         from miniagents_testing.errors import LiveRequestError
         with use_cassette(sys.argv[1], unplayed="ignore") as session:
-            names = ["grpc", "curl_cffi", "httpcore", "pycurl", "uvloop"]
+            names = ["grpc", "curl_cffi", "httpcore", "pycurl", "uvloop", "anyio", "mcp", "websockets"]
             print(*[name for name in names if name in sys.modules])
             import httpcore
             for _ in range(2):
