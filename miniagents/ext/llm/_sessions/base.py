@@ -400,7 +400,7 @@ class Session(ABC):
     @property
     @abstractmethod
     def is_complete(self) -> bool:
-        """True if the provider has said that the answer is complete; the response may go on, with the usage."""
+        """True if the provider has said that the answer is complete; the usage may still come."""
 
     @abstractmethod
     def outcome(self) -> Outcome:
@@ -456,7 +456,7 @@ class Session(ABC):
         return ""
 
     def _append_text(self, text: str) -> str:
-        """Add text to the answer, and return it without a half character at its end, which waits for the next text."""
+        """Add text to the answer, and return it; half a surrogate pair at its end waits for the next text."""
         if self._joiner is not None:
             text = self._joiner.feed(text)
         if text:

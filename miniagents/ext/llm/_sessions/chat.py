@@ -266,9 +266,12 @@ class ChatSession(Session):
         self._last_chunk: dict[str, Any] = {}
 
     def _process(self, data: dict[str, Any], name: str) -> str:
-        """Process one chunk, and return the text that it adds to choice 0; raise an error that it reports.
+        """Process one chunk, and return the text that it adds to choice 0.
 
-        If one of several choices fails, the text of those before it is withheld.
+        Raises:
+            LLMError: the chunk reports an error of the provider. If one of several choices fails, the text of the
+                choices before it is withheld.
+            StreamProtocolError: the chunk breaks the form of the API.
         """
         if list(data) != self._top_level_keys:
             self._process_top_level(data, name)
@@ -296,7 +299,11 @@ class ChatSession(Session):
     def _process_choice(self, choice: Any) -> str:
         """Process a choice of a chunk, and return its text if it is the first choice, else "".
 
-        Raise an error that the choice reports; reject a choice of a wrong form, and skip one that is null.
+        Skip a choice that is null.
+
+        Raises:
+            LLMError: the choice reports an error of the provider.
+            StreamProtocolError: the choice has a wrong form.
         """
         if type(choice) is not dict:
             if choice is not None:
@@ -333,9 +340,12 @@ class ChatSession(Session):
         return text
 
     def _choice_for(self, choice: dict[str, Any]) -> _ChoiceState:
-        """Return the state for a choice whose index is not 0; without one, or if indexes are ignored, the first state.
+        """Return the state for a choice whose index is not 0.
 
-        Reject an index that is no number, if several choices were asked for.
+        That is the state of the first choice if the index is absent, or if indexes are ignored.
+
+        Raises:
+            StreamProtocolError: the index is no number, and several choices were asked for.
         """
         if choice.get("index") is None:
             return self._first_choice
@@ -356,7 +366,7 @@ class ChatSession(Session):
         """Return True if this chunk may begin a second choice; then indexes count from now on, until `_on_done`.
 
         Such a chunk has a role and nothing else. All chunks before it had the index of the first choice, and held text.
-        If the first choice has not ended, choices after it are also kept as undecided.
+        If the first choice has not ended, later parts of other choices are also kept in `_undecided`.
         """
         delta = choice.get("delta")
         bare = (
@@ -378,9 +388,10 @@ class ChatSession(Session):
         return begins
 
     def _join_undecided(self) -> str:
-        """Read the undecided parts again as parts of the only choice, and return their text.
+        """Read the withheld parts in `_undecided` again as parts of the only choice, and return their text.
 
-        Do nothing if there are several choices: the first one has gone on, or two have finished.
+        Return "" and change no choice if nothing was withheld, or if there are several choices: the first one has gone
+        on, or two have finished.
         """
         parts, self._undecided = self._undecided, None
         finished = [choice for choice in self._choices.values() if choice.finish_reason]
@@ -393,7 +404,7 @@ class ChatSession(Session):
     def _raise_failure_of(self, choice: dict[str, Any], text: str) -> NoReturn:
         """Raise the failure that a choice reports: in the choice, its delta, its message or its finish reason.
 
-        Its undelivered text is `text`, that of this event, and what was still held back of a half character.
+        The error's undelivered text is `text`, which this event brought, and half a surrogate pair that was held back.
         """
         inner = [value for key in ("delta", "message") if isinstance(value := choice.get(key), dict)]
         error = next((holder["error"] for holder in (choice, *inner) if holder.get("error")), None)
@@ -437,9 +448,10 @@ class ChatSession(Session):
     def _process_parts(self, state: _ChoiceState, parts: Any) -> str:
         """Process content in typed parts, as Mistral's reasoning models send their thinking.
 
-        Return the text of the first choice.
+        Return the text of the first choice. Unknown parts are kept.
 
-        Keep unknown parts; reject parts that are neither objects, strings nor null.
+        Raises:
+            StreamProtocolError: a part is neither an object, a string nor null.
         """
         text = ""
         for part in parts if isinstance(parts, list) else [parts]:
@@ -469,10 +481,13 @@ class ChatSession(Session):
             self._note_reasoning(text)
 
     def _process_tool_calls(self, state: _ChoiceState, fragments: Any) -> None:
-        """Add the fragments of tool calls in a delta to a choice; reject fragments of a wrong form.
+        """Add the fragments of tool calls in a delta to a choice.
 
         Skip a null in the list, and accept one call without a list, both with a doubt. Note the calls of the first
         choice.
+
+        Raises:
+            StreamProtocolError: a fragment has a wrong form.
         """
         if type(fragments) is dict and fragments.get("function"):
             self._note_doubt("tool_calls", fragments)
@@ -495,9 +510,10 @@ class ChatSession(Session):
     def _process_rest_of_choice(self, state: _ChoiceState, choice: dict[str, Any], text: str) -> None:
         """Keep the log probabilities and unknown fields of a choice beside its delta.
 
-        Raise an error in it or in its message.
+        `text` is the text of this event, which an error keeps. Later choices with the same plain keys skip this step.
 
-        `text` is the text of this event, for that error. Later choices with the same plain keys skip this step.
+        Raises:
+            LLMError: the choice or its message reports an error of the provider.
         """
         message = choice.get("message")
         if choice.get("error") or (type(message) is dict and message.get("error")):
@@ -516,7 +532,8 @@ class ChatSession(Session):
     def _process_top_level(self, data: dict[str, Any], name: str) -> None:
         """Keep the fields beside the choices; called for a chunk with new keys, and for the last chunk.
 
-        Raise an error in them, or of an event named `error`.
+        Raises:
+            LLMError: these fields report an error of the provider, or the event's name is `error`.
         """
         # an `error` of null in this chunk may be an object in the next one, so the next one is read, too
         self._top_level_keys = None if "error" in data else list(data)
@@ -540,7 +557,9 @@ class ChatSession(Session):
     def _process_document(self, data: dict[str, Any]) -> None:
         """Process each choice of an answer that was not streamed as if it were a chunk.
 
-        Raise an error in the answer; reject an answer without choices.
+        Raises:
+            LLMError: the answer reports an error of the provider.
+            StreamProtocolError: the answer has no choices.
         """
         choices = data.get("choices")
         if data.get("error") or data.get("object") == "error":
@@ -556,7 +575,10 @@ class ChatSession(Session):
     def _choice_as_chunk(self, choice: Any) -> dict[str, Any]:
         """Convert a choice of an answer that was not streamed into the form of a chunk.
 
-        A missing message is empty if there is an error or a finish reason; else the answer is rejected.
+        A missing message counts as empty if the choice has an error or a finish reason.
+
+        Raises:
+            StreamProtocolError: the choice has none of the three.
         """
         message = choice.get("message") if isinstance(choice, dict) else None
         if message is None and isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason")):
@@ -582,7 +604,7 @@ class ChatSession(Session):
     def _on_done(self) -> str:
         """Complete the answer, and return the text that was held back.
 
-        That is the text of undecided parts, and U+FFFD if a surrogate half is left.
+        That is the text of the parts in `_undecided`, and U+FFFD if half a surrogate pair is left.
         """
         self.done_seen = self.ended = True
         return self._join_undecided() + self._flush_text()

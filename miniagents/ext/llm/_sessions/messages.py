@@ -54,7 +54,7 @@ class _Block:
         """Fields of deltas of unknown types."""
 
     def arguments(self) -> str:
-        """Return the input of a tool use as JSON text, as far as it has arrived; `{}` without one."""
+        """Return the part of a tool use's input that has arrived, as JSON text that may be cut; `{}` for no input."""
         return self.streamed_input() or json_text(self.start.get("input") or {})
 
     def streamed_input(self) -> str:
@@ -104,7 +104,9 @@ class MessagesSession(Session):
 
         An event of unknown type is only counted.
 
-        Raise an error that it reports.
+        Raises:
+            LLMError: the event reports an error of the provider.
+            StreamProtocolError: the event breaks the order or the form of the API.
         """
         kind = data.get("type") or name
         if kind == "content_block_delta":
@@ -152,8 +154,11 @@ class MessagesSession(Session):
     def _process_delta(self, data: dict[str, Any]) -> str:
         """Add a delta to its content block, and return its text if it is one of a text block, else "".
 
-        Note calls and thoughts among the events beside the text. Raise an error in the delta, and `StreamProtocolError`
-        for a block that is not open or a text that is none.
+        Note calls and thoughts among the events beside the text.
+
+        Raises:
+            LLMError: the delta reports an error of the provider.
+            StreamProtocolError: the block is not open, or the text of the delta is no string.
         """
         block = self._open_block(data)
         delta = self._read_object(data, "delta")
@@ -204,7 +209,9 @@ class MessagesSession(Session):
     def _process_start(self, data: dict[str, Any]) -> None:
         """Keep the message of a start event, with id, model and usage.
 
-        Reject a second one, and raise an error in it.
+        Raises:
+            LLMError: the message reports an error of the provider.
+            StreamProtocolError: the answer has started before.
         """
         message = dict(self._read_object(data, "message"))
         if self._message is not None:
@@ -219,9 +226,12 @@ class MessagesSession(Session):
     def _process_block_start(self, data: dict[str, Any]) -> str:
         """Keep the start of a content block, and return the text that it may hold already, else "".
 
-        Note a call or a thought in it among the events beside the text; a `fallback` block names the model from then
-        on. Raise an error in the block. Reject a block before the message, or with an index that is not the next one.
-        An index that repeats, or is no number, is only a doubt.
+        Note a call or a thought in the block among the events beside the text; a `fallback` block names the model from
+        then on. An index that repeats after the last block has ended, or is no number, is only a doubt.
+
+        Raises:
+            LLMError: the block reports an error of the provider.
+            StreamProtocolError: the message has not started, or the index of the block is not the next one.
         """
         self._message_of_event("content_block_start")
         block = self._read_object(data, "content_block")
@@ -252,9 +262,11 @@ class MessagesSession(Session):
         return self._append_text(self._read_text(block, "text")) if block.get("type") == "text" else ""
 
     def _process_message_delta(self, data: dict[str, Any]) -> None:
-        """Keep the stop reason, the usage and further fields at the end of the message.
+        """Keep the stop reason, the usage and further fields of a `message_delta` event, which ends the message.
 
-        Raise an error in the event. Reject the event before the start of the message.
+        Raises:
+            LLMError: the event reports an error of the provider, or its stop reason is `error`.
+            StreamProtocolError: the message has not started.
         """
         message = self._message_of_event("message_delta")
         delta = self._read_object(data, "delta")
@@ -285,7 +297,9 @@ class MessagesSession(Session):
     def _process_document(self, data: dict[str, Any]) -> None:
         """Process the blocks and fields of an answer that was not streamed as if they were events.
 
-        Raise its error, after its text was added; reject an answer with neither content nor stop reason.
+        Raises:
+            LLMError: the answer reports an error of the provider; its text has been added before.
+            StreamProtocolError: the answer has neither content nor stop reason.
         """
         content = data.get("content")
         if data.get("type") == "error" or data.get("error"):

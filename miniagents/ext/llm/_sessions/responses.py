@@ -45,7 +45,7 @@ class _Item:
         return "".join("".join(self.deltas[part]) for part in sorted(self.deltas))
 
     def whole(self) -> dict[str, Any]:
-        """Return the last form of the item; without one, the first form with the arguments of a call so far."""
+        """Return the last form of the item; until it has come, the first form with the arguments of a call so far."""
         if self.done is not None or not self.arguments:
             return self.done or self.start
         return {**self.start, _ARGUMENTS.get(str(self.start.get("type")), "arguments"): "".join(self.arguments)}
@@ -78,7 +78,11 @@ class ResponsesSession(Session):
     def _process(self, data: dict[str, Any], name: str) -> str:
         """Process one event of any type, and return the text that it adds to the answer; "" while text is withheld.
 
-        Raise an error in the event. Ignore an event that repeats the one before.
+        Ignore an event that repeats the one before.
+
+        Raises:
+            LLMError: the event reports an error of the provider, or a failed or cancelled response.
+            StreamProtocolError: the event breaks the order or the form of the API.
         """
         kind = data.get("type") or name
         if type(kind) is not str:
@@ -145,13 +149,16 @@ class ResponsesSession(Session):
         return "" if start is None else "".join(self._pieces[start:])
 
     def _on_lifecycle(self, data: dict[str, Any]) -> None:
-        """Store the response of an event created, queued or in_progress; raise the error that it reports."""
+        """Store the response of an event created, queued or in_progress; raise `LLMError` if it reports an error."""
         self._process_response(data)
 
     def _on_item_added(self, data: dict[str, Any]) -> None:
         """Add an output item; an index that repeats after its item has ended gets a new position.
 
-        Reject an item that is added twice. A call is noted among the events beside the text.
+        A call is noted among the events beside the text.
+
+        Raises:
+            StreamProtocolError: the item is added twice.
         """
         item = self._read_object(data, "item")
         index = self._read_index(data, "output_index")
@@ -174,7 +181,10 @@ class ResponsesSession(Session):
     def _on_item_done(self, data: dict[str, Any]) -> str:
         """Store the last form of an item, and return the part of its text that did not arrive in deltas.
 
-        With it comes text that was withheld. Reject the answer if the text differs from its deltas otherwise.
+        Text that was withheld is returned, too.
+
+        Raises:
+            StreamProtocolError: the text of the item does not begin with its deltas.
         """
         done = self._read_object(data, "item")
         item = self._find_item(data, done.get("id"))
@@ -196,8 +206,10 @@ class ResponsesSession(Session):
     def _on_text_done(self, data: dict[str, Any]) -> str:
         """Return the text of a finished part that its deltas lacked, and the text that was withheld until now.
 
-        Reject the answer if both texts differ otherwise. While text is still withheld, an event without a text returns
-        "".
+        While text is still withheld, an event without a text returns "".
+
+        Raises:
+            StreamProtocolError: the text of the part does not begin with its deltas.
         """
         item = self._find_item(data)
         whole = repair_surrogates(self._read_text(data, "text"))
@@ -286,8 +298,10 @@ class ResponsesSession(Session):
     def _process_output(self, output: list[Any]) -> str:
         """Complete the items by those of the last event, and return the part of their text that has not arrived.
 
-        Reject the answer if the texts differ otherwise. If sequence numbers contradict each other, return "" after the
-        first text.
+        If sequence numbers contradict each other, return "" after the first text.
+
+        Raises:
+            StreamProtocolError: the text of an item does not begin with its deltas.
         """
         if not self._items:
             self._items = {index: _Item(item) for index, item in enumerate(output) if isinstance(item, dict)}
@@ -334,9 +348,12 @@ class ResponsesSession(Session):
         self._raise_reported({"message": f"the response is {response.get('status')!r}"}, withheld=rest)
 
     def _process_response(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Store the fields of an event's response object that hold a value; raise the error that it reports.
+        """Store the fields of the response object in the event `data`, and return them.
 
-        Return all fields of the object.
+        Fields that are null are returned, and not stored.
+
+        Raises:
+            LLMError: the response object reports an error of the provider.
         """
         response = dict(self._read_object(data, "response"))
         if response.get("usage") is not None:
@@ -351,8 +368,11 @@ class ResponsesSession(Session):
     def _process_document(self, data: dict[str, Any]) -> None:
         """Process an answer that was not streamed like the response in a last event.
 
-        Raise its error or failure, and reject an answer without output. One that is queued or in progress stays
-        incomplete.
+        An answer that is queued or in progress stays incomplete.
+
+        Raises:
+            LLMError: the answer reports an error of the provider, or has failed.
+            StreamProtocolError: the answer has no output.
         """
         if data.get("output") is None and data.get("status") == "completed" and "output" in data:
             self._note_doubt("output", None)
