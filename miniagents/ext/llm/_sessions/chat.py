@@ -299,11 +299,8 @@ class ChatSession(Session):
     def _process_choice(self, choice: Any) -> str:
         """Process a choice of a chunk, and return its text if it is the first choice, else "".
 
-        Skip a choice that is null.
-
-        Raises:
-            LLMError: the choice reports an error of the provider.
-            StreamProtocolError: the choice has a wrong form.
+        Skip a choice that is null. Raise `LLMError` if the choice reports an error, `StreamProtocolError` if its form
+        is wrong.
         """
         if type(choice) is not dict:
             if choice is not None:
@@ -342,10 +339,8 @@ class ChatSession(Session):
     def _choice_for(self, choice: dict[str, Any]) -> _ChoiceState:
         """Return the state for a choice whose index is not 0.
 
-        That is the state of the first choice if the index is absent, or if indexes are ignored.
-
-        Raises:
-            StreamProtocolError: the index is no number, and several choices were asked for.
+        That is the state of the first choice if the index is absent, or if indexes are ignored. Raise
+        `StreamProtocolError` if the index is no number, and several choices were asked for.
         """
         if choice.get("index") is None:
             return self._first_choice
@@ -448,10 +443,8 @@ class ChatSession(Session):
     def _process_parts(self, state: _ChoiceState, parts: Any) -> str:
         """Process content in typed parts, as Mistral's reasoning models send their thinking.
 
-        Return the text of the first choice. Unknown parts are kept.
-
-        Raises:
-            StreamProtocolError: a part is neither an object, a string nor null.
+        Return the text of the first choice. Unknown parts are kept. Raise `StreamProtocolError` for a part that is
+        neither an object, a string nor null.
         """
         text = ""
         for part in parts if isinstance(parts, list) else [parts]:
@@ -481,13 +474,10 @@ class ChatSession(Session):
             self._note_reasoning(text)
 
     def _process_tool_calls(self, state: _ChoiceState, fragments: Any) -> None:
-        """Add the fragments of tool calls in a delta to a choice.
+        """Add the fragments of tool calls in a delta to a choice; raise `StreamProtocolError` for a wrong form.
 
         Skip a null in the list, and accept one call without a list, both with a doubt. Note the calls of the first
         choice.
-
-        Raises:
-            StreamProtocolError: a fragment has a wrong form.
         """
         if type(fragments) is dict and fragments.get("function"):
             self._note_doubt("tool_calls", fragments)
@@ -510,10 +500,8 @@ class ChatSession(Session):
     def _process_rest_of_choice(self, state: _ChoiceState, choice: dict[str, Any], text: str) -> None:
         """Keep the log probabilities and unknown fields of a choice beside its delta.
 
-        `text` is the text of this event, which an error keeps. Later choices with the same plain keys skip this step.
-
-        Raises:
-            LLMError: the choice or its message reports an error of the provider.
+        Raise `LLMError` if the choice or its message reports an error; `text`, the text of this event, is kept for it.
+        Later choices with the same plain keys skip this step.
         """
         message = choice.get("message")
         if choice.get("error") or (type(message) is dict and message.get("error")):
@@ -532,8 +520,7 @@ class ChatSession(Session):
     def _process_top_level(self, data: dict[str, Any], name: str) -> None:
         """Keep the fields beside the choices; called for a chunk with new keys, and for the last chunk.
 
-        Raises:
-            LLMError: these fields report an error of the provider, or the event's name is `error`.
+        Raise `LLMError` if these fields report an error, or if the event's name is `error`.
         """
         # an `error` of null in this chunk may be an object in the next one, so the next one is read, too
         self._top_level_keys = None if "error" in data else list(data)
@@ -557,9 +544,7 @@ class ChatSession(Session):
     def _process_document(self, data: dict[str, Any]) -> None:
         """Process each choice of an answer that was not streamed as if it were a chunk.
 
-        Raises:
-            LLMError: the answer reports an error of the provider.
-            StreamProtocolError: the answer has no choices.
+        Raise `LLMError` if the answer reports an error, `StreamProtocolError` if it has no choices.
         """
         choices = data.get("choices")
         if data.get("error") or data.get("object") == "error":
@@ -575,10 +560,8 @@ class ChatSession(Session):
     def _choice_as_chunk(self, choice: Any) -> dict[str, Any]:
         """Convert a choice of an answer that was not streamed into the form of a chunk.
 
-        A missing message counts as empty if the choice has an error or a finish reason.
-
-        Raises:
-            StreamProtocolError: the choice has none of the three.
+        A missing message counts as empty if the choice has an error or a finish reason. Raise `StreamProtocolError` if
+        the choice has none of the three.
         """
         message = choice.get("message") if isinstance(choice, dict) else None
         if message is None and isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason")):
