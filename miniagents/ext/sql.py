@@ -136,7 +136,7 @@ class SQLChatHistory(StoringHistory):
             raise error
 
     async def _awrite(self) -> HistoryError | None:
-        """Write the waiting messages, after those that another task is writing; return the error, None without one.
+        """Write the waiting messages, after those that another task is writing; return the error, or None.
 
         After an error the messages go on waiting.
         """
@@ -459,7 +459,7 @@ def _check_id(kind: str, text: str) -> None:
     if not isinstance(text, str):
         raise TypeError(f"A {kind} id is a text, not {text!r:.100}")
     if not text or "\0" in text or not is_utf8(text):
-        raise ValueError(f"A {kind} id is a text without NUL and half characters, and not empty: {text!r:.100}")
+        raise ValueError(f"A {kind} id is a text without NUL and lone surrogates, and not empty: {text!r:.100}")
 
 
 def _store() -> Any:

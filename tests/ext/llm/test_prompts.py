@@ -291,7 +291,7 @@ def test_P24_messages_prompt_keeps_white_space_beside_words() -> None:
     assert messages_prompt([UserMessage("q")], " be brief\n")[0] == " be brief\n"
 
 
-# --- half characters
+# --- lone surrogates
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -390,7 +390,7 @@ def test_session_counts_empty_deltas_and_chunks_as_idle_events() -> None:
     assert session.idle_events == 3
 
 
-# --- half characters
+# --- halves of surrogate pairs
 
 
 @given(text=st.text(st.sampled_from("ab\U0001f600\U0001f680é"), max_size=12), data=st.data())

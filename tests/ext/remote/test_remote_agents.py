@@ -170,7 +170,7 @@ async def test_R1_input_messages_and_arguments_arrive_as_they_are() -> None:
 
 @in_virtual_time
 async def test_R1_large_calls_and_messages_go_in_parts() -> None:
-    """A call and a reply far above the limit of a frame arrive whole, tokens with half characters included."""
+    """A call and a reply far above the limit of a frame arrive whole, tokens with lone surrogates included."""
     halves = ["\ud83d", "\ude00" * 3, "é" * 900, "x" * 5000]
 
     @miniagent

@@ -306,7 +306,7 @@ async def test_history_in_a_database_in_memory_lives_as_long_as_its_engine() -> 
 
 @pytest.mark.parametrize("chat_id", ["", "a\0b", "\ud800"], ids=ascii)
 def test_history_refuses_a_chat_id_that_a_database_cannot_keep(chat_id: str) -> None:
-    """A chat id is a text that every database can keep: no NUL, no half character, not empty."""
+    """A chat id is refused if it is empty, or has a NUL or a lone surrogate, which some database cannot keep."""
     with pytest.raises(ValueError, match="chat id"):
         SQLChatHistory("sqlite://", chat_id=chat_id)
 

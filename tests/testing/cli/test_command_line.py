@@ -169,10 +169,10 @@ ODD_URIS = ["http://[::1/v1/messages", "", "stdio:python x", "https://api.openai
         "edit --reseal {}",
     ],
 )
-def test_odd_recording_is_never_a_traceback(
+def test_command_prints_no_traceback_for_an_odd_recording(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, command: str
 ) -> None:
-    """For half characters, deep nesting and malformed addresses in a recording, each command ends with code 0 or 1."""
+    """For lone surrogates, deep nesting and malformed URLs in a recording, each command exits with code 0 or 1."""
     answers = [
         kit.interaction("Hi", ResponseStream((Chunk(0, f"data: {event}\n\n".encode()),))) for event in ODD_EVENTS
     ]
