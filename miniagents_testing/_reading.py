@@ -115,7 +115,7 @@ class Reading:
     outcome: Outcome | None
     """Answer as far as it has come; None if the body is not an answer of a model."""
     failure: str
-    """Error that the provider reported in place of an answer, or of its rest; empty without one."""
+    """Error that the provider reported in place of an answer, or of its rest; empty if there is none."""
     problem: str
     """Reason why the body cannot be read to its end, such as damage; empty if it can."""
     ending: Ending

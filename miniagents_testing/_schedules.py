@@ -205,7 +205,7 @@ def _is_failed_test(error: BaseException) -> bool:
 def _bounded_runs(run: Callable[[Schedule], _Run], most: int) -> Iterator[_Run]:
     """Run each schedule with at most `most` deviations, those with the fewest first, and yield the runs.
 
-    Left out are schedules that would give the order of another one: a step that is alone, or the last of its turn,
+    Left out are schedules that would give the order of another schedule: a step that is alone, or the last of its turn,
     is held back without effect, and so is one for more turns than there is anything to do.
     """
     level = [run(())]

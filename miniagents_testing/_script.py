@@ -140,7 +140,7 @@ class Call:
 
     @property
     def _output_tool(self) -> FrozenDict[str, Any] | None:
-        """The tool by whose call the model gives its output; None without one."""
+        """The tool by whose call the model gives its output; None if there is none."""
         return next((each for each in self.tools if (each.get("function") or each).get("name") == OUTPUT_TOOL), None)
 
     @property

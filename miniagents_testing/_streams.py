@@ -154,7 +154,7 @@ async def aplay(
         stream: the response to play.
         started: start of the request, in seconds of the loop's clock.
         pace: factor on all waits; 0 plays without waits.
-        gate: the gate at which `HELD` chunks wait; without one they come at once.
+        gate: the gate at which `HELD` chunks wait; if None, they come at once.
         read_timeout: seconds after which the client gives up waiting for bytes, and gets a read timeout.
 
     Raises:

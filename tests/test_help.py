@@ -52,7 +52,7 @@ def test_other_callers_of_dir_get_every_public_name() -> None:
 
 @pytest.mark.parametrize("name", [name for name in miniagents.__all__ if isinstance(getattr(miniagents, name), type)])
 def test_help_of_each_class_begins_with_its_docstring(name: str) -> None:
-    """`help` of a public class shows the docstring of that class, and no method of it is without one."""
+    """`help` of a public class shows the docstring of that class, and each of its methods has a docstring."""
     kind = getattr(miniagents, name)
     assert kind.__doc__ is not None
     assert kind.__doc__.splitlines()[0] in "\n".join(help_of(kind))

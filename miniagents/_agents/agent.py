@@ -368,7 +368,7 @@ if sys.version_info >= (3, 14):
 class _KeywordArguments:
     """Names of the keyword arguments that an agent's function takes besides its context, read once for each agent.
 
-    They are read from the function itself, also if it wraps another one. A `__signature__` may differ from the
+    They are read from the function itself, also if it wraps another function. A `__signature__` may differ from the
     arguments that the call takes: a function that has one checks its arguments itself.
     """
 

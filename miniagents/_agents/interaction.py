@@ -59,7 +59,7 @@ class _CallScope(BoundToRun):
     def finish_calls(self) -> None:
         """Close the messages of all calls that were left open, so that the called agents see their end.
 
-        Forget these calls; do nothing without one.
+        Forget these calls; do nothing if there are none.
         """
         if self.unfinished_calls is not None:
             calls, self.unfinished_calls = self.unfinished_calls, None

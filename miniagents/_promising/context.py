@@ -440,7 +440,7 @@ def find_current_context() -> PromisingContext | None:
 
 
 def _find_activated() -> PromisingContext | None:
-    """Return the last context that `activate` opened in the running loop; None without one, or without a loop."""
+    """Return the last context that `activate` opened in the running loop; None if there is none, or no loop runs."""
     if not _activated:
         return None
     try:

@@ -290,7 +290,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     # --- copies
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return this object, or another one with some fields replaced; those are validated and frozen.
+        """Return this object, or a new object with some fields replaced; those are validated and frozen.
 
         Raise the errors of the constructor.
 
@@ -309,7 +309,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         return copy
 
     def copy(self, **options: Any) -> Self:
-        """Do what `model_copy` does: return this object, or another one with the fields of `update`.
+        """Do what `model_copy` does: return this object, or a new object with the fields of `update`.
 
         It is pydantic's older name, without the options `include` and `exclude`.
         """

@@ -340,7 +340,7 @@ def _without_partial(function: Any) -> Any:
 def _parameters_of_agent(name: str, agent: MiniAgent[Any]) -> Parameters:
     """Return the parameters of an agent that no fork has bound, without its context.
 
-    An agent that stands for another one, such as a remote agent, has the parameters of that one.
+    An agent that stands for another agent, such as a remote agent, has the parameters of that other agent.
     """
     bound = {*agent.kwargs}
     while agent._stands_for is not None:

@@ -157,7 +157,7 @@ def may_become_history(data: bytes) -> bool:
 
 
 def earlier_head(data: bytes) -> int | None:
-    """Return the line of the first record in the form of an earlier version; None without one."""
+    """Return the line of the first record in the form of an earlier version; None if there is none."""
     match = _EARLIER_HEAD.search(data)
     return None if match is None else data.count(b"\n", 0, match.start()) + 1
 

@@ -47,7 +47,7 @@ _APPEND_TIMEOUT: Final = 10.0
 _TAKE_TIMEOUT: Final = 2.0
 """Seconds for which a request for calls waits at the server; after a reconnect, a request may be lost for as long."""
 _ACK_WAIT: Final = 2.0
-"""Seconds after which the server gives a call that a worker has neither claimed nor given back to another one."""
+"""Seconds after which the server gives a call to another worker, if the first has neither claimed nor returned it."""
 _GIVE_BACK_DELAY: Final = 0.5
 _BATCH: Final = 500
 """Number of entries that one request reads."""

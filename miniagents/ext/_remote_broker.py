@@ -115,7 +115,7 @@ class Broker(Protocol):
 
     @property
     def last_problem(self) -> str:
-        """Text of the last error of a connection that could not be opened; "" without one."""
+        """Text of the last error of a connection that could not be opened; "" if there is none."""
 
     def connect(self, *, keep: float | None = None) -> AbstractAsyncContextManager[Connection]:
         """Return the context manager of a connection; entering it waits until the broker can be reached.

@@ -427,7 +427,7 @@ class FollowedCall:
 
         Raises:
             RemoteProtocolError: the record cannot be read, or does not fit to those before it.
-            ValueError: the call with this id is another one.
+            ValueError: the call with this id has another agent, other messages or other arguments.
         """
         kind = record.get("k")
         if kind == "text":

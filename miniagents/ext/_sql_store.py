@@ -350,15 +350,15 @@ _REPLIES = select(STEP.c.replies).where(STEP.c.run == bindparam("run"), STEP.c.k
 
 
 def claim_run(connection: Connection, run: str, holder: str, lease: float) -> bool:
-    """Give the run to the holder; return False if another one has renewed its claim in the last `lease` seconds."""
+    """Give the run to the holder; return False if another holder has renewed its claim in the last `lease` seconds."""
     values = {"run": run, "holder": holder, "lease": lease}
     return connection.execute(_claim_run(connection.dialect.name), values).first() is not None
 
 
 def release_run(connection: Connection, run: str, holder: str) -> None:
-    """End the claim of a holder on a run, so that the next holder gets it at once.
+    """End the claim of a holder on a run, so that the next holder gets the run at once.
 
-    Do nothing if it belongs to another one.
+    Do nothing if the run has another holder.
     """
     connection.execute(_RELEASE_RUN, {"run": run, "holder_": holder})
 

@@ -87,7 +87,7 @@ async def sse(
 
 
 async def _events(replies: MessageSequencePromise, last_event_id: str | None) -> AsyncGenerator[bytes]:
-    """Yield the events after the position of `last_event_id`, or all of them without one.
+    """Yield the events after the position of `last_event_id`, or all of them if it is None or empty.
 
     If the replies do not have that position, yield `reset` first, and then all.
     """

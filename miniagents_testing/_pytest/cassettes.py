@@ -199,9 +199,9 @@ class _OpenCassette:
         self._error: BaseException | None = pytest.skip.Exception("the test was not run")
 
     def call_ends(self, error: BaseException | None) -> None:
-        """Close the cassette with the error of the test's call, or without one.
+        """Close the cassette; `error` is the error of the test's call, None if the call passed.
 
-        If a teardown may use it, keep it open, and only check that all requests were answered.
+        If a teardown may use the cassette, keep it open, and only check that all requests were answered.
         """
         self._error = error
         if not self.outlives_call:

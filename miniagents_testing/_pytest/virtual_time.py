@@ -179,7 +179,7 @@ def _is_async(function: Any) -> bool:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test in virtual time before its call if its loop is another one.
+    """Fail a test in virtual time before its call if its loop is no loop of virtual time.
 
     If the call fails, add its schedule to the error.
     """

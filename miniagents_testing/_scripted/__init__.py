@@ -383,7 +383,7 @@ class ScriptedUser(MiniAgent[[]]):
             raise UnconsumedStepsError(f"the dialog ended before {self.alias} said {many}:\n{lines}")
 
     async def _speak(self, ctx: InteractionContext) -> None:
-        """Store the received messages, and reply the whole chat with the next line; without one, raise `StopDialog`."""
+        """Store the received messages, and reply the chat with the next line; raise `StopDialog` if no line is left."""
         self._heard += await self._history.logging_agent.trigger(ctx.message_promises)
         if self._said == len(self._lines):
             raise StopDialog(f"{self.alias} has said everything")

@@ -72,7 +72,7 @@ def error_response(status: int, message: str) -> ResponseStream:
 
 
 def error_message(stream: ResponseStream) -> str:
-    """Return the message of an error response, in the form of any API; empty without one."""
+    """Return the message of an error response, in the form of any API; empty if there is none."""
     try:
         error = from_json(stream.body)["error"]
         return str(error["message"] if isinstance(error, dict) else error)

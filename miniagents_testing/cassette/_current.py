@@ -112,7 +112,7 @@ def _open_elsewhere() -> list[Session]:
 
 
 def _narrowest() -> Session | None:
-    """Return the narrowest open session with a width that is in reach, None without one.
+    """Return the narrowest open session with a width that is in reach; None if there is none.
 
     Of the same width, it is the last.
     """

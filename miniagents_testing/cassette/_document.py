@@ -93,7 +93,7 @@ def _header_text(value: Any) -> str:
 
 
 def _body(message: Mapping[str, Any]) -> bytes:
-    """Return the body of a request or a response: text, binary, base64 or parsed JSON as bytes; empty without one."""
+    """Return the body of a request or a response: text, binary, base64 or parsed JSON as bytes; b"" for no body."""
     parsed = message.get("parsed_body")  # pydantic-ai: a JSON body as YAML; its original bytes are lost
     if parsed is not None:
         return json.dumps(parsed, ensure_ascii=False, separators=(",", ":"), default=str).encode()

@@ -118,7 +118,7 @@ def write(path: str | os.PathLike[str], content: str | bytes, *, like: str | os.
 
 
 def _keep_owner_and_mode(descriptor: int, kept: os.stat_result) -> None:
-    """Give an open file the owner, the group and the permissions of another one, as far as the system allows."""
+    """Give an open file the owner, the group and the permissions in `kept`, as far as the system allows."""
     if not hasattr(os, "fchown"):  # Windows: the file has the permissions of its folder
         return
     for user, group in ((-1, kept.st_gid), (kept.st_uid, -1)):  # apart: most users may change the group only

@@ -189,7 +189,7 @@ def _note_request(
 
 
 def _as_vcrpy(connection: Any, body: bytes) -> Any:
-    """Return the request that vcrpy has noted for its connection, with the body that was sent; None without one."""
+    """Return the request that vcrpy has noted for its connection, with the body that was sent; None for no request."""
     request = getattr(connection, "_vcr_request", None)
     if request is not None and body:
         request.body = body

@@ -132,7 +132,7 @@ class Family:
 
             @wraps(real)
             async def handle_async_request(transport: Any, request: Any) -> Any:
-                """Answer an async request from the current session, or call the replaced method without one."""
+                """Answer an async request from the current session; call the replaced method if no session is open."""
                 session = current_session()
                 if session is None:
                     return await (real if is_passing() else before)(transport, request)
@@ -142,7 +142,7 @@ class Family:
 
         @wraps(real)
         def handle_request(transport: Any, request: Any) -> Any:
-            """Answer a sync request from the current session, or call the replaced method without one."""
+            """Answer a sync request from the current session; call the replaced method if no session is open."""
             session = current_session()
             if session is None:
                 return (real if is_passing() else before)(transport, request)

@@ -329,7 +329,7 @@ class Order:
         event, loop, thread = asyncio.Event(), asyncio.get_running_loop(), threading.get_ident()
 
         def wake() -> None:
-            """Set the event of the waiting task, from the loop's own thread or from another one."""
+            """Set the event of the waiting task, from the loop's own thread or from another thread."""
             if threading.get_ident() == thread:
                 event.set()
             else:
@@ -446,7 +446,7 @@ class Order:
         return True
 
     def _first(self) -> Turn | None:
-        """Return the turn of the expected stream with the earliest next arrival, None without one.
+        """Return the turn of the expected stream with the earliest next arrival; None if there is none.
 
         Drop outdated entries of the heap.
         """
@@ -458,7 +458,7 @@ class Order:
         return None
 
     def _first_waiting(self) -> Turn | None:
-        """Return the turn with the earliest arrival among streams whose readers wait, None without one.
+        """Return the turn with the earliest arrival among streams whose readers wait; None if there is none.
 
         Drop outdated entries of the heap.
         """

@@ -318,9 +318,9 @@ def _recording_errors(slot: Slot | None) -> Iterator[None]:
 
 
 def described(error: Exception) -> str:
-    """Return name and arguments of a builtin exception as JSON, or the full name and the text of another one.
+    """Return name and arguments of a builtin exception as JSON, or the full name and the text of any other exception.
 
-    A builtin one with arguments that JSON cannot keep counts as another one.
+    A builtin exception with arguments that JSON cannot keep is described by its text, too.
     """
     kind = type(error)
     if getattr(builtins, kind.__name__, None) is kind:

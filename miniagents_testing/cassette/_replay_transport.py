@@ -41,12 +41,12 @@ class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         self.session.assert_complete()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the recorded response to a request, whose body streams; raise `CassetteMissError` without one."""
+        """Return the recorded response to a request, whose body streams; raise `CassetteMissError` if there is none."""
         response: httpx2.Response = await _HTTPX2.aanswer(self.session, request, _refuse_to_send)
         return response
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the recorded response to a request in a thread; raise `CassetteMissError` without one."""
+        """Return the recorded response to a request in a thread; raise `CassetteMissError` if there is none."""
         response: httpx2.Response = _HTTPX2.answer(self.session, request, _refuse_to_send)
         return response
 

@@ -305,7 +305,7 @@ class Session:
         self.settings.redact.learn_url(request.url)
 
     def _take(self, request: LiveRequest, uri: str, body: bytes, headers: Headers, agent_path: str) -> Place | None:
-        """Return the next recording for a request, and count it as played; None without one.
+        """Return the next recording for a request, and count it as played; None if there is none.
 
         Of equal recordings, the first one of the same agent is taken. The request is looked up in three ways, in turn:
         redacted; as it was made, for cassettes of vcrpy and of earlier versions; and among recordings in which

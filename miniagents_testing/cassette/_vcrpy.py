@@ -207,7 +207,7 @@ class Appended:
 
 
 def _body_bytes(request: Any) -> bytes:
-    """Return the body of a request of vcrpy as bytes, empty without one.
+    """Return the body of a request of vcrpy as bytes; empty if there is none.
 
     An object, which aiohttp sends as JSON, becomes JSON.
     """

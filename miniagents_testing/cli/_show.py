@@ -500,7 +500,7 @@ def transcript(interaction: Interaction, reading: Reading, matching: Matching = 
 
 
 def _answer(interaction: Interaction, reading: Reading, matching: Matching) -> dict[str, Any]:
-    """Return the answer of a model, or status and body of another one, without empty parts."""
+    """Return the answer of a model, or status and body of an answer that is no model's, without empty parts."""
     response, outcome = interaction.response, reading.outcome
     found: dict[str, Any] = {"end": reading.ending.sentence}
     if outcome is None or response.status >= 400:

@@ -245,7 +245,7 @@ def inject(transport: httpx2.AsyncBaseTransport | httpx2.BaseTransport, *faults:
 
 
 class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
-    """A transport that applies faults to the responses of another one. Responses without a fault pass unchanged.
+    """A transport that applies faults to the responses of another transport. Responses without a fault pass unchanged.
 
     If a fault is a response itself (`rate_limit()`, `html_page()`), the other transport gets no request: a recorded
     answer stays available for the next attempt.
@@ -354,7 +354,7 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
 
 
 def _replacement(faults: list[Fault], request: httpx2.Request) -> ResponseStream | None:
-    """Return the response of the first fault that is a response itself, with all faults applied; None without one."""
+    """Return the response of the first fault that is a response itself, with all faults applied; None if none is."""
     stream = next((found for fault in faults if (found := fault.response(request)) is not None), None)
     return None if stream is None else Layers(faults).apply(stream)
 

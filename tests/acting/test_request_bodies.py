@@ -78,7 +78,7 @@ async def test_each_request_of_a_loop_is_valid_by_the_types_of_the_sdk(
 @pytest.mark.parametrize("other", APIS)
 @pytest.mark.parametrize("api", APIS)
 async def test_a_loop_goes_on_with_another_api(api: API, other: API) -> None:
-    """A conversation with calls and thoughts of one API makes valid bodies for another one."""
+    """A conversation with calls and thoughts of one API makes valid bodies for another API."""
     llm = ScriptedLLM([THREE, Step("4.", reasoning="Twice two."), Step(tool_calls=[("double", {"number": 3})]), "6."])
     async with MiniAgents():
         replies = await agent_of(llm, api, tools=[double, refuse]).trigger("Hello")

@@ -45,7 +45,7 @@ def step(text: str = "hi", **options: Any) -> Step:
 
 
 def price(model: str, usage: Usage) -> float | None:
-    """Return the price of a model by its number of tokens; `LookupError` for models without one."""
+    """Return the price of a model by its number of tokens; raise `LookupError` for a model without a price."""
     return PRICES[model] * ((usage.input_tokens or 0) + (usage.output_tokens or 0))
 
 

@@ -1,6 +1,6 @@
 """Cancellations at every step of many scenarios: no other task is harmed, hangs, or is left behind.
 
-The victim of a scenario is the task, stream or call that is cancelled; without one, the scenario itself is the victim.
+The victim of a scenario is the task, stream or call that is cancelled, else the scenario itself.
 `cancel_at_every_step` runs a scenario once for each step of its victim, and cancels the victim at that step. Each time
 the assertions of the scenario must hold, and no task, generator or source may be left open.
 """

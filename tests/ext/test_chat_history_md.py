@@ -143,7 +143,7 @@ async def test_history_loads_messages_of_any_class_unchanged(path: Path, message
 
 
 async def test_history_stores_a_default_that_a_factory_made(path: Path) -> None:
-    """A value of a default factory is stored, because the factory may return another one at the load."""
+    """A value of a default factory is stored, because the factory may return another value at the load."""
     counter: Iterator[int] = iter(range(10))
 
     class Numbered(Message):
@@ -522,7 +522,7 @@ async def test_append_makes_a_new_file_when_the_file_is_moved_before_its_lock(
 async def test_append_writes_without_a_lock_when_the_file_system_has_none(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the file system has no locks, an append writes without one; other errors of locking are raised."""
+    """If the file system has no locks, an append writes without a lock; other errors of locking are raised."""
     code = errno.ENOLCK
 
     def flock(descriptor: int, operation: int) -> None:

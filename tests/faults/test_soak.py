@@ -216,7 +216,7 @@ async def race(ctx: InteractionContext, writers: list[Any]) -> None:
 
 @miniagent
 async def critic(ctx: InteractionContext, writers: list[Any]) -> None:
-    """Send the answer of one writer, while it streams, to another one."""
+    """Send the answer of one writer, while it streams, to another writer."""
     draft = writers[0].trigger(ctx.message_promises)
     ctx.reply([draft, writers[1].trigger(draft)])
 

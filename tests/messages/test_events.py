@@ -137,7 +137,7 @@ async def test_event_does_not_wake_a_reader_of_tokens() -> None:
 
 
 async def test_cancelled_reader_of_events_leaves_nothing_behind() -> None:
-    """A cancelled reader takes no event from another one, and its future is gone."""
+    """A cancelled reader takes no event from another reader, and leaves no waiting future behind."""
     async with MiniAgents():
         appender_promise = promise_of(PIECES)
         leaving = asyncio.create_task(all_of(appender_promise))

@@ -564,7 +564,7 @@ async def test_sequences_sent_out_of_order_into_each_other_raise_deadlock_error(
 
 
 async def test_sequence_may_be_sent_out_of_order_along_several_paths() -> None:
-    """A sequence sent to another one along several paths, most of them out of order, arrives once a path."""
+    """A sequence sent to another sequence along several paths, most of them out of order, arrives once a path."""
     async with MiniAgents():
         late = asyncio.Event()
         source = turn_into(asynchronously("text", wait=late))

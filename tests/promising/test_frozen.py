@@ -405,7 +405,7 @@ def test_object_cannot_be_changed_through_its_model_attributes() -> None:
 
 
 def test_model_copy_freezes_validates_and_hashes_anew() -> None:
-    """`model_copy` with an update freezes and validates it, and has a new hash; without one, it returns the object."""
+    """`model_copy` freezes and validates an update, and the copy has a new hash; without update, it is equal."""
     box = Box(items=[1], extra=1)
     changed = box.model_copy(update={"items": [[2]], "extra": {"a": [1]}, "more": {1}})
     assert changed == Box(items=[[2]], extra={"a": [1]}, more={1})

@@ -24,7 +24,7 @@ def agent_of(llm: ScriptedLLM, kind: str, **settings: Any) -> MiniAgent[Any]:
 
     Args:
         llm: the script.
-        kind: "chat", "responses" or "messages" for an SDK; "scripted" for an agent without one.
+        kind: "chat", "responses" or "messages" for an SDK; "scripted" for an agent without an SDK.
         settings: settings of the agent.
     """
     if kind == "messages":

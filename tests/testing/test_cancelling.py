@@ -215,7 +215,7 @@ def test_cancel_at_every_step_finds_defects_of_other_schedules() -> None:
 
 
 def test_failure_without_a_cancellation_is_reported_as_such() -> None:
-    """A scenario that fails before any cancellation is reported as failing without one."""
+    """The error for a scenario that fails before any cancellation says that it failed without a cancellation."""
 
     async def broken(trial: Trial) -> None:
         raise ValueError("broken")

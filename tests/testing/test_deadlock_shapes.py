@@ -372,7 +372,7 @@ def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def _run_for_a_while(shape: Shape, loop: str) -> BaseException | None:
-    """Run a shape; return its error, or None if the shape ended without one or still ran after a while."""
+    """Run a shape; return its error, or None if the shape ended without an error or still ran after a while."""
 
     async def main() -> BaseException | None:
         task = asyncio.create_task(shape())

@@ -326,7 +326,7 @@ def test_prompt_has_all_messages_with_a_text(request_body: Any, turns: list[tupl
 
 
 def test_last_message_of_a_prompt_is_the_one_that_the_model_answers() -> None:
-    """The last message is the user's, also before a prefilled answer; without one it is the model's."""
+    """The last message is the user's, also before a prefilled answer; if the user has none, it is the model's."""
     user, given = {"role": "user", "content": "A poem"}, {"role": "assistant", "content": "Once upon"}
     assert read_prompt(json.dumps({"messages": [user, given]}).encode()).last == Turn("user", "A poem")
     assert read_prompt(json.dumps({"messages": [given]}).encode()).last == Turn("assistant", "Once upon")

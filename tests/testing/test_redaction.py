@@ -108,7 +108,7 @@ def test_values_that_are_made_of_words_are_no_secrets(value: str) -> None:
     ],
 )
 def test_only_the_secret_parts_of_a_url_are_known(url: str, secrets: set[str]) -> None:
-    """Of a URL in the environment, the password is secret; without one, the user and parts that are no words are."""
+    """Of a URL in the environment, the password is secret; if it has none, the user and parts that are no words are."""
     assert values_of_environment({"SERVICE_DSN": url}).keys() == secrets
 
 

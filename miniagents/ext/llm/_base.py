@@ -242,7 +242,7 @@ class ProviderAdapter(ABC):
         """Return the parameter `tool_choice`; None to leave it out.
 
         Args:
-            given: the choice that the user gave; None without one.
+            given: the choice that the user gave; None if there is none.
             tool: the tool that is to be called; None for any of them.
             forced: True if the model has to call a tool.
             request: the other settings.

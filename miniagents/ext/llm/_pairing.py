@@ -165,8 +165,8 @@ def _with_results(
 ) -> list[Message | ToolResult]:
     """Return the items with a result behind each call; give each call an id that no other call of the prompt has.
 
-    An answer that broke off keeps only calls with results, and is dropped without one. The rules may ask for texts
-    instead.
+    An answer that broke off keeps only calls with results, and is dropped if no call has a result. The rules may ask
+    for texts instead.
     """
     paired: list[Message | ToolResult] = []
     ids: dict[str, int] = {}

@@ -132,7 +132,7 @@ _OF_APIS: dict[str, Mapping[str, _Kind]] = {
 """Parameters of agents on each API: those of the agent, of the SDK's method, and of the API."""
 
 _NO_MISTAKES = frozenset().union(*_OF_APIS.values(), {"messages", "input", "models"})
-"""Names that are no misspelling of another one: all above, those that the agent fills in, and OpenRouter's `models`."""
+"""Names that are no misspellings of other names: all above, those that the agent fills in, OpenRouter's `models`."""
 
 
 def check_parameters(settings: Mapping[str, Any], api: str, warned: set[str]) -> None:

@@ -91,7 +91,7 @@ class Place(NamedTuple):
     """Place in a JSON document: an object, an array, or a text."""
 
     field: str = ""
-    """Name of the outermost secret field around the place, or of the place itself; empty without one."""
+    """Name of the outermost secret field around the place, or of the place itself; empty if there is none."""
     kind: _Kind = _Kind.VALUE
 
     @property
@@ -210,7 +210,8 @@ def values_of_environment(environ: Mapping[str, str] = os.environ) -> dict[str, 
 
     A variable is secret if its name has a word such as KEY, TOKEN, SECRET, PASSWORD or DSN. Its value, and the parts of
     it between spaces and commas, are secret if they have at least 8 bytes and are not made of words. Of a URL, these
-    are the password, or the user without one, and such parts of the path and the query; then the whole URL is, too.
+    are the password, or the user if there is no password, and such parts of the path and the query. A URL with a secret
+    and without a password is secret as a whole, too.
     """
     found: dict[str, str] = {}
     for variable, value in environ.items():

@@ -133,7 +133,7 @@ class Text:
     Args:
         frame: object or array around the text.
         key: name of the text in it, or its number in brackets.
-        secret: name of the secret field that the text is in; empty without one.
+        secret: name of the secret field that the text is in; empty if there is none.
         is_json: True for the inside of a JSON string.
     """
 
@@ -433,7 +433,7 @@ def _unescaped(name: str) -> str:
 
 
 def joined_path(parent: str, name: str) -> str:
-    """Join a path and a name by a dot; without one if either is empty, or the name is a number in brackets."""
+    """Join a path and a name by a dot, but without the dot if either is empty, or the name is a number in brackets."""
     return f"{parent}.{name}" if parent and name and name[0] != "[" else parent + name
 
 
@@ -443,7 +443,7 @@ class _Layout:
     Args:
         parts: of the first such event.
         names: of secret fields.
-        text_of: returns the text that another one is a piece of.
+        text_of: takes a piece of a text, and returns that text.
     """
 
     def __init__(self, parts: Sequence[str], names: FieldNames, text_of: Callable[[Text], Text]) -> None:

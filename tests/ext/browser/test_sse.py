@@ -173,7 +173,7 @@ def test_W1_page_has_the_texts_after_random_cuts_at_random_times(effort: Effort)
 
 
 async def test_W1_events_do_not_depend_on_how_tokens_came() -> None:
-    """A position that one process gave holds in another one, where the same text has come in other tokens."""
+    """A position that one process gave holds in another process, where the same text has come in other tokens."""
     for tokens in (["abc", "def"], list("abcdef"), ["abcdef"]):
         page = Page([[None, "first"], ["assistant", "abcd"]])
         async with MiniAgents():

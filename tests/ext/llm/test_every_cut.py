@@ -75,7 +75,7 @@ def test_S7_decoder_returns_the_same_events_when_a_stream_is_cut_at_any_byte(str
 
 
 def end_of_last_event(data: bytes) -> int | None:
-    """Return the byte after the event that completes the answer, found without the tested code; None without one."""
+    """Return the byte after the event that completes the answer, without the tested code; None if no event does."""
     position = 0
     for line in data.splitlines(keepends=True):
         position += len(line)

@@ -295,7 +295,7 @@ async def test_request_that_is_not_in_the_cassette_is_a_miss(server: WireServer,
 
 @pytest.mark.parametrize("upload", [{"a": 2}, {"a": 1, "b": 1}])
 async def test_other_upload_is_a_miss(server: WireServer, path: Path, upload: Any) -> None:
-    """The body belongs to the request: another one is not answered with the recording."""
+    """A request with another body than the recorded one raises `CassetteMissError`."""
     async with use_cassette(path, record_mode="once"), aiohttp.ClientSession() as client:
         await client.post(f"{server.url}/echo", json={"a": 1})
     with pytest.raises(CassetteMissError):

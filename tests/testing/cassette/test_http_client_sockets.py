@@ -63,7 +63,7 @@ def test_answers_with_odd_bodies_are_played(
 
 
 def test_known_request_connects_to_no_server(path: Path) -> None:
-    """With `new_episodes`, a recorded request is played although no server listens; another one tries to connect."""
+    """With `new_episodes`, a recorded request is played although no server listens; a new request tries to connect."""
     with closing(socket.create_server(("127.0.0.1", 0))) as unused:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
     save(path, [Interaction("GET", f"{url}/x", b"", ResponseStream((Chunk(0, b"hi"),), reason="OK"))])
@@ -140,7 +140,7 @@ def test_time_of_a_stream_is_played(server: Server, path: Path) -> None:
 
 
 async def test_threads_play_the_cassette_of_their_task(server: Server, path: Path) -> None:
-    """Requests in threads, with a context of their own or without one, are recorded and played in any number."""
+    """Requests in threads, with or without a context of their own, are recorded and played in any number."""
 
     def ask(number: int) -> bytes:
         return get(f"{server.url}/stream/{number}")[1]

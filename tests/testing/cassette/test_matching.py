@@ -277,7 +277,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("encoding", COMPRESS)
 def test_a_compressed_body_matches_by_its_content(encoding: str) -> None:
-    """A compressed JSON body matches the same JSON compressed otherwise or not at all; another one does not."""
+    """A compressed JSON body matches the same JSON compressed otherwise or not at all, and no other JSON."""
     compress = COMPRESS[encoding]
     headers = {"content-encoding": [encoding], "content-type": ["application/json"]}
     assert _key(compress(b'{"a": 1}'), headers) == _key(b'{"a":1}') != _key(compress(b'{"a": 2}'), headers)

@@ -123,7 +123,7 @@ def test_it(provider_server, stream_cassette):
 def test_record_mode_of_the_settings_records(
     project: Project, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record mode of `cassette_settings` makes a test record, unless marker or command line have another one."""
+    """A record mode of `cassette_settings` makes a test record, unless marker or command line have another mode."""
     monkeypatch.delenv("CI", raising=False)
     source = "@pytest.fixture\ndef cassette_settings():\n    return {'record_mode': 'once'}\n"
     marked = f"{source}\n@pytest.mark.miniagents_cassette(record_mode='none'){RECORDS}"

@@ -663,7 +663,7 @@ class ChatSession(Session):
 
 
 def _normalise_finish_reason(choice: _ChoiceState) -> str | None:
-    """Return the finish reason in the vocabulary of `Outcome.finish_reason`, None without one.
+    """Return the finish reason in the vocabulary of `Outcome.finish_reason`; None if there is none.
 
     An unknown word stays as it is. A refusal that ends with `stop`, or not at all, is `refusal`.
     """

@@ -126,7 +126,7 @@ class _OutputCallSession(Session, ABC):
         return super().take_beside()
 
     def _call(self, outcome: Outcome) -> ToolUse | None:
-        """Return the first call of the output's tool in an answer, None without one."""
+        """Return the first call of the output's tool in an answer; None if there is none."""
         return next((each for each in outcome.tool_calls if each.name == self._tool), None)
 
     def outcome(self) -> Outcome:
