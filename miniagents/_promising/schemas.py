@@ -87,6 +87,12 @@ def _find_member(members: tuple[Enum, ...], value: Any) -> Any:
 def _freeze_class_annotation(annotation: Any, origin: type, args: tuple[Any, ...], where: str) -> Any:
     """Return the immutable counterpart of an annotation of one class, such as tuple for list.
 
+    Args:
+        annotation: the annotation of a field, such as `list[int]`.
+        origin: its class, such as `list`.
+        args: its parameters, such as `(int,)`.
+        where: the name of the field in errors.
+
     Raises:
         TypeError: keys of a mapping are no str, or values of the class can be changed.
     """
@@ -110,7 +116,10 @@ def _freeze_class_annotation(annotation: Any, origin: type, args: tuple[Any, ...
 
 
 def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
-    """Raise `TypeError` if instances of the class would be mutable, as those of dataclasses and plain models are."""
+    """Raise `TypeError`, which names the field `where`, if instances of the class `origin` would be mutable.
+
+    Those of dataclasses and plain models are.
+    """
     mutable = (
         issubclass(origin, (BaseModel, *_MUTABLE))
         or dataclasses.is_dataclass(origin)

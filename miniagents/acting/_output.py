@@ -158,7 +158,7 @@ class _Writer:
         self._is_enforced = is_enforced
 
     def write(self, schema: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Return the strict form of the schema at a place, which is named in errors; raise `TypeError` without one.
+        """Return the strict form of a schema; raise `TypeError`, with the place `where`, if it has none.
 
         Limits that the API does not enforce are added to the description, in words.
         """
@@ -189,9 +189,10 @@ class _Writer:
         return strict
 
     def _write_reference(self, schema: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Return the strict form of a `$ref`: the reference itself if no other key stands beside it.
+        """Return the strict form of a schema with a `$ref`: the reference itself if no other key stands beside it.
 
-        Strict schemas refuse more keys: then return a copy of the definition, with these keys.
+        Strict schemas allow no key beside a `$ref`. If there are more keys, return the strict form of the definition
+        with these keys added. `where` is the place that a `TypeError` names.
         """
         more = {key: value for key, value in schema.items() if key != "$ref" and key not in _DROPPED}
         if not more:
@@ -201,6 +202,11 @@ class _Writer:
 
 def _close(strict: dict[str, Any], schema: Mapping[str, Any], where: str) -> None:
     """Change the strict schema of an object so that it requires all its properties and allows no others.
+
+    Args:
+        strict: the strict form so far, which is changed in place.
+        schema: the schema of which it is the form.
+        where: the place that an error names.
 
     Raises:
         TypeError: the keys of an object, the items of a list, or the type of a value are not known.
@@ -218,7 +224,7 @@ def _close(strict: dict[str, Any], schema: Mapping[str, Any], where: str) -> Non
 
 
 def _not_strict(where: str, reason: str) -> TypeError:
-    """Return the error of a schema that has no strict form: its field, the reason, and what the user can do."""
+    """Return the error of a schema that has no strict form: its field `where`, the reason, and what the user can do."""
     return TypeError(
         f"output field {where!r} has no strict JSON schema: {reason}. Give it a type whose keys and values are known, "
         f'or create the agent with output_mode="tool"'

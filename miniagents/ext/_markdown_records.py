@@ -202,7 +202,7 @@ class _Scanner:
         return self._found
 
     def _report(self, position: int, what: str) -> None:
-        """Add a problem at the line of this byte position; positions come in ascending order."""
+        """Add the problem `what` at the line of this byte position; positions come in ascending order."""
         self._line += self._data.count(b"\n", self._counted_to, position)
         self._counted_to = position
         self._found.problems.append(Problem(self._line, what))

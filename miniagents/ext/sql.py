@@ -422,7 +422,11 @@ class _Step(MiniAgent[..., Any]):
 
 
 def _claim(connection: Connection, run: str, holder: str) -> None:
-    """Claim a run for a holder, or renew the claim, and lock its row; raise `HistoryError` if it has another holder."""
+    """Claim a run for a holder, or renew the claim, and lock its row.
+
+    Raises:
+        HistoryError: another holder has claimed the run, or renewed its claim, in the last `LEASE` seconds.
+    """
     if not _store().claim_run(connection, run, holder, LEASE):
         raise HistoryError("another process holds this run: wait until it has ended, or use another run id")
 
@@ -455,7 +459,10 @@ def _renew(engine: AsyncEngine, run: str, holder: str, name: str, stopped: threa
 
 
 def _check_id(kind: str, text: str) -> None:
-    """Raise `TypeError` for an id that is no text, and `ValueError` for one that a database cannot keep."""
+    """Raise `TypeError` for an id that is no text, and `ValueError` for one that a database cannot keep.
+
+    The error names the id by `kind`, such as "chat".
+    """
     if not isinstance(text, str):
         raise TypeError(f"A {kind} id is a text, not {text!r:.100}")
     if not text or "\0" in text or not is_utf8(text):
@@ -505,7 +512,7 @@ async def _awrite_to(engine: AsyncEngine, work: Callable[[Connection], object]) 
 def _error_of(error: Exception, place: str, kind: type[HistoryError]) -> HistoryError:
     """Return the error to raise for an error of a database, without statements and values.
 
-    It is of class `kind`, unless the cause is a `HistoryError`, and begins with the place.
+    It is of class `kind`, unless the cause is a `HistoryError`, and begins with `place`, such as "cannot read a chat".
     """
     cause = _cause_of(error)
     if isinstance(cause, HistoryError):

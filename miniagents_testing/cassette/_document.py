@@ -111,7 +111,7 @@ def _without_encoding(body: bytes, headers: dict[str, list[str]], where: str) ->
     """Undo the compression of a body, and drop `content-encoding`; change nothing if an encoding is not known.
 
     Header and body decide together: many recorders inflate the body and keep the header, some lose the header. A
-    damaged body raises `CassetteFormatError`.
+    damaged body raises `CassetteFormatError`, which names the interaction by `where`.
     """
     encodings = _encodings(body, headers)
     plain = body
@@ -376,7 +376,7 @@ def ends_of(stream: Mapping[str, Any], where: str) -> chunkmap.Ends:
 def _chunks(text: str | None, body: bytes, ends_of: chunkmap.Ends, where: str) -> tuple[Chunk, ...]:
     """Return the body cut as the chunk map `text` says; warn and cut after each event if the map does not fit.
 
-    Without a map, cut after each event.
+    If `text` is None, cut after each event. The warning names the interaction by `where`.
     """
     if text is not None:
         try:

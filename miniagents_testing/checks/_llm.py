@@ -302,7 +302,7 @@ def _transport(stream: ResponseStream) -> httpx2.AsyncBaseTransport:
 
 
 async def _reply(case: Case, agent: MiniAgent[Any]) -> MessagePromise:
-    """Call the agent with a message, and return the promise of its first reply; fail the case without one."""
+    """Call the agent with a message, and return the promise of its first reply; fail the case if it has none."""
     async for promise in agent.trigger(_MESSAGES):
         return promise
     case.fail("the agent replied nothing", expected="one message", came="none")
@@ -311,7 +311,10 @@ async def _reply(case: Case, agent: MiniAgent[Any]) -> MessagePromise:
 async def _outcome(
     case: Case, make_agent: MakeAgent, stream: ResponseStream, what: str, timeout: float
 ) -> Message | LLMError:
-    """Return the message, or the `LLMError`, that an agent makes of this response; fail on any other error."""
+    """Return the message, or the `LLMError`, that an agent makes of this response.
+
+    Fail the case on any other error, if no message comes, or after `timeout` seconds; `what` is the problem to report.
+    """
     outcome: Message | LLMError | None = None
     async with case.no_error(what, timeout=timeout), MiniAgents():
         promise = await _reply(case, make_agent(_transport(stream)))
@@ -325,7 +328,10 @@ async def _outcome(
 
 
 async def _message(case: Case, make_agent: MakeAgent, stream: ResponseStream, what: str, timeout: float) -> Message:
-    """Return the message that an agent makes of this response; fail on any error."""
+    """Return the message that an agent makes of this response; on an error, fail the case with `what` as the problem.
+
+    `timeout` is in seconds.
+    """
     outcome = await _outcome(case, make_agent, stream, what, timeout)
     if isinstance(outcome, LLMError):
         case.fail(
@@ -335,7 +341,7 @@ async def _message(case: Case, make_agent: MakeAgent, stream: ResponseStream, wh
 
 
 def _check_fields(case: Case, stream: ProviderStream, message: Message, what: str) -> None:
-    """Fail if a field of a message is not as the stream requires."""
+    """Fail the case, with `what` as the problem, if a field of a message is not as the stream requires."""
     for name, expected, came in stream.differences(message):
         case.fail(what, expected=f"{name}={expected!r}", came=f"{name}={came!r}")
 

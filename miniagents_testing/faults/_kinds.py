@@ -391,6 +391,12 @@ def refuse() -> Fault:
 def _place(what: str, name: str, number: int, of: Unit) -> tuple[str, int, Unit]:
     """Check a place in a stream, and return the label of the fault and the place.
 
+    Args:
+        what: the fault in words, for its label.
+        name: the argument of the public function that gives the place: "after" counts from 0, "at" from 1.
+        number: the number of units of the place.
+        of: the unit.
+
     Raises:
         ValueError: the number or the unit is wrong; the message names the argument.
     """

@@ -376,7 +376,13 @@ class Redaction:
 
 
 def _report(number: int, place: str, edits: Iterable[Edit]) -> Iterator[Replaced]:
-    """Yield what an edit has replaced, for reports; an edit without a reason continues the one before."""
+    """Yield a report of each edit that has a reason; one without a reason belongs to the edit before it.
+
+    Args:
+        number: of the interaction in its cassette.
+        place: the part of the interaction that was edited; each edit adds its own place.
+        edits: the edits of this part.
+    """
     for edit in edits:
         if edit.why:
             yield Replaced(number, f"{place} {edit.place}".strip(), edit.why, edit.size)
@@ -471,7 +477,10 @@ class _Scrubber:
             report.append(Edit(0, 0, why="user info", place="user info of the URI", size=len(user)))
 
         def scrubbed(part: str, place: str, decode: Callable[[str], str], *, whole: str = "") -> str:
-            """Return a part of the URI after the rules, or a placeholder if `whole` says why all of it is secret."""
+            """Return a part of the URI after the rules, or a placeholder if `whole` says why all of it is secret.
+
+            `decode` undoes the part's escapes; `place` names the part in the report.
+            """
             text = decode(part)
             edits = [Edit(0, len(text), why=whole, size=len(text))] if whole else self.search.ruled(text)
             report.extend(edit._replace(place=place) for edit in edits if edit.why)

@@ -46,8 +46,9 @@ class Edit(NamedTuple):
     end: int
     text: str = REDACTED
     why: str = ""
-    """Name of the field, of the variable or of the shape; empty for what goes on an edit before."""
+    """Name of the field, of the variable or of the shape; empty if the edit belongs to the one before it."""
     place: str = ""
+    """Path of the text in the part that was searched, such as `messages[0].content`."""
     size: int = 0
     """Number of characters that are replaced, in the decoded text."""
 
