@@ -1,4 +1,4 @@
-"""Checks of agents: the replies of any agent, the loop of a model that calls tools, and outputs of a type.
+"""Checks of agents: the replies of any agent, the loop of a model that calls tools, and structured outputs.
 
 Where a model is needed, a transport of the checks sends its answers.
 """
@@ -441,7 +441,7 @@ async def _kept(promise: MessagePromise) -> Message | None:
         return partial if getattr(partial, "interrupted", False) else None
 
 
-# --- outputs of a type
+# --- structured outputs
 
 
 Mode = Literal["schema", "tool"]

@@ -136,7 +136,7 @@ class ToolLoopConformance(_Conformance, ABC):
 
 
 class OutputConformance(_Conformance, ABC):
-    """Tests of an agent on a model whose answer is an output of a type, on a transport of the checks."""
+    """Tests of an agent whose model answers with data of a type (structured output), on a transport of the checks."""
 
     api: ClassVar[API] = "chat"
     """API of the agent: "chat", "responses" or "messages"."""
