@@ -124,7 +124,7 @@ class _ThreadJobs:
 
     @property
     def has_jobs(self) -> bool:
-        """True if a job of this queue has not been delivered."""
+        """True if the result of a job of this queue has not been delivered."""
         return bool(self._jobs)
 
     @property

@@ -183,7 +183,10 @@ def _strings(entries: Iterable[str], name: str, allowed: str) -> tuple[str, ...]
 
 
 def _split(entry: str) -> tuple[str, int | None]:
-    """Split `host:port`. The port is None if the entry has none, as for numeric addresses, and 0 if it is invalid."""
+    """Split `host:port` into host and port: None if the entry has no port, 0 if its port is invalid.
+
+    An IPv6 address with a port stands in brackets, which stay; without brackets, its colons belong to the host.
+    """
     if is_numeric(entry):
         return entry, None
     host, colon, port = entry.rpartition(":")

@@ -36,7 +36,7 @@ _MOST_LINES = 500
 _MOST_WAITS = 100
 """Newest waits of tasks that are searched for races."""
 _LIKELY = 2
-"""First number of the score of a race: a task reads a place, another one writes it, and the first uses it again."""
+"""First number of the score of a race: a task reads an object, another task writes it, and the first uses it again."""
 
 _READING_METHODS = frozenset(
     {"copy", "count", "empty", "full", "get", "index", "is_set", "items", "keys", "locked", "qsize", "values"}
@@ -167,7 +167,7 @@ class Interleaving:
     def note(self, text: str) -> None:
         """Record an event that is no step of a task, such as a cancellation from outside.
 
-        It stands before the step that is running.
+        It stands before the step that is running, or at the end if none is running.
         """
         row = _Row(None, _time())
         row.note = text

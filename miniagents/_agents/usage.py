@@ -324,9 +324,12 @@ class RequestMeter:
     def begin(self, model: str) -> EndRequest:
         """Check all limits, count a request that is about to be sent, and return the function to call at its end.
 
+        Args:
+            model: the model that is asked.
+
         Raises:
-            LimitExceededError: the request would begin at or above a limit.
-            PriceUnknownError: there is a limit of the cost, and the price of the model is not known.
+            LimitExceededError: a total has reached its limit; the request is not counted.
+            PriceUnknownError: the cost is limited, and the price of the model is not known.
         """
         for level in self._levels:
             if level.limits is not None:

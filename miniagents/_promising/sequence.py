@@ -197,7 +197,12 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
     def _to_piece(cls, item: Any, into: SequenceCell | None) -> Any:
         """Return the form in which a sequence keeps an item that is no list: promise, value or nested sequence.
 
-        An exception becomes a failed promise. An iterator or async iterable becomes a sequence, which a task reads.
+        Promises, sequences and values stay as they are. An exception becomes a failed promise. An iterator or async
+        iterable becomes a sequence, which a task reads. Any other item becomes a value by `make_value`.
+
+        Args:
+            item: an item that is sent, no list.
+            into: state of the sequence that the item is sent into; None if no sequence keeps it yet.
 
         Raises:
             TypeError: items of this type cannot be sent.

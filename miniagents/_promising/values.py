@@ -95,11 +95,11 @@ class Form:
         self._encode = _make_encoder(self._represent, sort_keys=sort_keys)
 
     def text(self, value: Any, *, plain: bool = False) -> str:
-        """Return JSON text.
+        """Return the value as JSON text.
 
         Args:
-            value: a frozen value, or a dict whose keys are escaped already.
-            plain: True if it is known that the values of the dict are plain, as `is_plain` says.
+            value: a frozen value, or a dict whose keys `escaped` has escaped.
+            plain: True if the caller knows that the value, or each value of the dict, is plain, as `is_plain` says.
 
         Raises:
             ValueError: the value nests too deep to be read back.
@@ -116,7 +116,7 @@ class Form:
             return _write(self._to_strict_json(value), sort_keys=self._sort_keys)
 
     def json(self, value: Any, *, plain: bool = False) -> Any:
-        """Return the parsed text; arguments and errors are those of `text`."""
+        """Return the value as the types that JSON text is parsed into; arguments and errors are those of `text`."""
         if plain or self._is_plain(value):
             try:
                 return to_jsonable_python(value)

@@ -435,7 +435,7 @@ class Call:
 
     @cached_property
     def hash(self) -> str:
-        """Hash of agent, messages and arguments: calls with one id must have it in common."""
+        """Hash of agent, messages and arguments, without the id: calls with the same id must have the same hash."""
         text = canonical_text([self.agent, self.messages, self.arguments])
         return sha256(text.encode()).hexdigest()[:40]
 

@@ -217,19 +217,22 @@ def _httpcore_address(pool: Any, request: Any) -> Address:
 
 
 def _grpc_address(call: Any, *_: Any, **__: Any) -> Address | None:
-    """Return the address that a sync call of gRPC goes to; None for a socket of this machine."""
+    """Return the address of a call on a sync gRPC object; None for a Unix or VM socket, which needs no network."""
     target = getattr(call, "_target", None)
     return _of_target(target.decode() if isinstance(target, bytes) else target)
 
 
 def _grpc_aio_address(call: Any, *_: Any, **__: Any) -> Address | None:
-    """Return the address that an async call of gRPC goes to; None for a socket of this machine."""
+    """Return the address of a call on an async gRPC object; None for a Unix or VM socket, which needs no network."""
     target = getattr(call._channel, "target", None)
     return _of_target(target.decode() if isinstance(target, bytes) else target)
 
 
 def _of_target(target: str | None) -> Address | None:
-    """Return the address of a target of gRPC such as `dns:///host:443`; None for a socket of this machine."""
+    """Return the address of a target of gRPC such as `dns:///host:443`; None for a Unix or VM socket.
+
+    The address is `_UNKNOWN` if the target is None.
+    """
     if target is None:
         return _UNKNOWN
     if target.startswith(("unix:", "unix-abstract:", "vsock:")):

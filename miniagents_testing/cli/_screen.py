@@ -190,7 +190,9 @@ class CassetteFile:
 
 
 def find_cassettes(given: Sequence[str]) -> list[Path]:
-    """Return the given files, and all cassettes in the given folders, each once and in order.
+    """Return the given files, and all cassettes in the given folders and their subfolders, each once.
+
+    They come in the order in which they were given, those of a folder sorted by path.
 
     Raises:
         CommandError: a file or folder does not exist, or a folder has no cassettes.

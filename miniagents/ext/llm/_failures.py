@@ -151,7 +151,7 @@ def _from_library(error: BaseException, provider: str, responded: bool) -> LLMEr
 
 
 def _is_network_error(error: BaseException) -> bool:
-    """Return True if the operating system or a network library raised the error."""
+    """Return True if the error is an `OSError` or `EOFError`, or is of a network library's class; ignore its causes."""
     return isinstance(error, OSError | EOFError) or any(
         kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__
     )

@@ -569,7 +569,7 @@ def _block_text(blocks: list[dict[str, Any]]) -> str:
 
 
 def _as_blocks(content: Any) -> list[dict[str, Any]]:
-    """Return a content as a list of blocks."""
+    """Return the content of a message for Anthropic's API as a new list of blocks; "" becomes an empty list."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}] if content else []
     return list(content)

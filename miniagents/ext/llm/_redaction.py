@@ -96,7 +96,7 @@ class Redactor:
             self.learn(_secrets_in_url(getattr(request, "url", None)))
 
     def redact_text(self, text: str) -> str:
-        """Return the text with secrets replaced and control characters escaped."""
+        """Return the text with secrets replaced and control characters escaped; newlines and tabs stay."""
         for secret in self._known_secrets():
             text = text.replace(secret, REDACTED)
         for pattern, replacement in _PATTERNS:
