@@ -333,12 +333,7 @@ def freeze_with_enums(value: Any, where: str = "value") -> Any:
 
 
 def _keep_enums(value: Any, where: str, level: int) -> Any:
-    """Freeze a value that is inside of `level` containers, but keep Enums.
-
-    Raises:
-        _Refused: the value nests too deep.
-        FreezeError, CyclicValueError: as `freeze` does, with the name `where`.
-    """
+    """Freeze a value that is inside of `level` containers, but keep Enums; raise `_Refused` if it nests too deep."""
     if isinstance(value, (Enum, FrozenDict)):
         return value
     if not isinstance(value, (list, tuple, set, frozenset, dict)):
