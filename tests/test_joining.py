@@ -149,7 +149,7 @@ async def test_first_error_of_a_join_handles_the_others(waits: tuple[int, int]) 
 
 
 async def test_as_single_text_promise_joins_when_it_is_read() -> None:
-    """`as_single_text_promise` joins a sequence, and starts with its first reader."""
+    """`as_single_text_promise` joins texts with the given separator and fields, and starts with its first reader."""
     async with MiniAgents():
         text = MessageSequence.turn_into_sequence_promise(["a", "b"]).as_single_text_promise("-", mood="calm")
         for _ in range(5):

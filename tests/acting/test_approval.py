@@ -369,7 +369,7 @@ def test_approver_must_be_an_agent(approver: Any) -> None:
 
 
 def test_approver_must_need_no_arguments() -> None:
-    """An agent that needs arguments is refused as `approve=`; a fork of it that has them is not."""
+    """An agent that needs arguments is refused as `approve=`; a fork that has bound them is accepted."""
 
     @miniagent
     async def asker(ctx: InteractionContext, channel: str) -> None:
@@ -619,7 +619,7 @@ async def test_question_of_an_agent_that_took_over_names_it() -> None:
 
 @pytest.mark.parametrize("answered", [False, True])
 async def test_calls_of_the_caller_are_answered_beside_an_approval(answered: bool) -> None:
-    """With a call for the caller in the same answer, the model goes on once both have a result."""
+    """After an approval, the model goes on only if the caller has answered its own call in the same answer."""
     files = Files(silent)
     dict_tool = {"type": "function", "function": {"name": "mine", "parameters": {}}}
     llm = ScriptedLLM([Step(tool_calls=[("delete", {"path": "a"}), ("mine", {})]), "done"])

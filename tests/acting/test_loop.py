@@ -202,7 +202,7 @@ async def test_calls_run_in_parallel_and_results_keep_the_order_of_calls() -> No
 
 
 async def test_loop_goes_on_without_readers() -> None:
-    """An agent with tools is no stream: it acts also if no reader can reach its replies."""
+    """An agent runs its tools and asks the model again even if its caller has dropped its replies."""
     done = asyncio.Event()
 
     async def act() -> None:
@@ -230,7 +230,7 @@ async def test_loop_works_on_demand() -> None:
 
 
 async def test_last_is_the_final_answer() -> None:
-    """`last` resolves to the last message itself; its tokens are those of that message."""
+    """`last` of the replies gives the tokens of the last message, and resolves to that message object."""
     llm = ScriptedLLM([calls(("double", {"number": 1}), text="Let me see."), "It is two."])
     async with MiniAgents():
         replies = llm.agent(tools=[double]).trigger("Hi")
@@ -479,7 +479,7 @@ async def test_errors_are_told_to_the_model(api: API, caplog: pytest.LogCaptureF
 
 
 async def test_errors_are_redacted(caplog: pytest.LogCaptureFixture) -> None:
-    """Keys in the error of a tool reach neither the model nor the log; the key of the client counts as well."""
+    """A text with the shape of a key, and the client's own key, in the error of a tool reach neither model nor log."""
 
     async def leak(text: str) -> None:
         """Leak."""
@@ -508,7 +508,7 @@ async def test_tool_error_is_told_in_both_modes() -> None:
 
 
 async def test_exception_of_a_validator_is_told() -> None:
-    """An exception in a validator of the application is the result of its call for the model; the other call runs."""
+    """If a validator of an argument raises any exception, the model gets it as the call's result; other calls run."""
 
     def look_up(name: str) -> str:
         raise KeyError(name)

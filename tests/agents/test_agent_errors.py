@@ -80,7 +80,7 @@ async def test_error_of_make_sure_to_wait_is_the_last_reply(also_the_agent: bool
 
 
 async def test_context_waits_for_the_clean_up_of_awaitables_that_it_cancels() -> None:
-    """An error in the context's block cancels what agents wait for, and leaves the block after their clean-up."""
+    """An error in the context's block cancels the awaitables of agents, and is raised after their clean-up."""
     log: list[str] = []
 
     async def helper() -> None:

@@ -615,7 +615,7 @@ def calls_in(module: Any, work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("kind", ["scripted", "chat"])
 def test_run_without_observers_calls_nothing_of_the_observing(kind: str) -> None:
-    """Without an observer, calls of agents and tools, and tokens, call no function of `miniagents.observing`."""
+    """Without an observer, more runs of agents, tools and tokens call no more functions of `miniagents.observing`."""
 
     async def main(times: int) -> None:
         for _ in range(times):

@@ -37,7 +37,7 @@ class Store:
 
 
 async def test_handler_gets_each_message_object_once() -> None:
-    """A handler gets a message object once, however often it is sent; an equal message in another object comes, too."""
+    """A handler gets a message object once, however often it is sent, and also an equal message in another object."""
     store = Store()
     async with MiniAgents(on_persist_messages=[store]) as context:
         message = Message("once")

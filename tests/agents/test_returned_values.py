@@ -72,7 +72,7 @@ async def test_returned_value_is_replied_when_an_awaitable_fails() -> None:
 
 
 async def test_returned_stream_is_read_while_it_comes() -> None:
-    """A message promise that an agent has returned in a list gives its tokens one by one, and replies come, too."""
+    """A message promise in a list that an agent returns streams its tokens; replies of other agents in it come next."""
     go_on = asyncio.Event()
 
     async def words(_: dict[str, Any]) -> AsyncIterator[str]:

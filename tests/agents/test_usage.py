@@ -102,7 +102,7 @@ async def test_request_counts_for_its_call_its_callers_and_the_run(api: Any, str
 
 
 async def test_failed_retried_and_cancelled_requests_count_as_unknown() -> None:
-    """Each attempt counts as a request; one without the usage of a whole answer counts as unknown as well."""
+    """Each attempt counts as a request, and also as one of unknown usage if no whole answer with a usage came."""
     async with MiniAgents() as run:
         with pytest.raises(LLMError):
             await model([Failure(503), Failure(401)], retry=Retry(attempts=2, first_wait=0.0)).trigger("q")

@@ -193,7 +193,7 @@ def test_H16_model_with_messages_is_equal_after_every_kind_of_dump(name: str, wa
 
 
 def test_dump_keeps_members_of_enums_zones_and_folds() -> None:
-    """Enum members, time zones and folds in a dumped message have the same types after validation."""
+    """A dumped message is validated to a message with the same Enum member, time zone and fold."""
     [*_, note] = TypeAdapter(list[Message]).validate_json(TypeAdapter(list[Message]).dump_json([ANSWER, NOTE]))
     assert isinstance(note, Note)
     assert note.mood is Mood.CALM
@@ -256,7 +256,7 @@ def test_dump_calls_field_serializers_of_the_application() -> None:
 
 
 def test_message_validated_from_a_mapping_or_an_object_is_frozen() -> None:
-    """A message that pydantic builds without its constructor is immutable, too."""
+    """A message that pydantic makes of a mapping or of an object's attributes is frozen like any other message."""
 
     class Source:
         content = "x"

@@ -292,7 +292,7 @@ async def test_cancelled_sequence_ends_with_a_cancelled_message() -> None:
 
 
 async def test_sequence_keeps_the_order_of_sending() -> None:
-    """Items sent after a slow item come after it, in nested sequences, too."""
+    """Items sent after a slow item come after it, also if the slow item is in a nested list."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence() as sequence:

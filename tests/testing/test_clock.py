@@ -359,7 +359,7 @@ def test_polling_in_vain_exceeds_the_timeout() -> None:
 
 
 def test_polling_in_vain_raises_an_idle_loop_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a timeout, a task that polls for a day of virtual time gets an `IdleLoopError`, and cleans up."""
+    """In a loop without a timeout, a task that polls for a virtual day gets an `IdleLoopError`, and cleans up."""
     monkeypatch.setattr(clock, "_TURNS_A_DOUBLING", 100)
     cleaned_up = []
 

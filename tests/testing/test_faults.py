@@ -169,7 +169,7 @@ def test_html_page_empty_and_content_type_replace_a_successful_response() -> Non
 
 
 def test_refuse_ends_the_request_with_a_connect_error() -> None:
-    """`refuse` ends the request without a response, with the HTTP library's `ConnectError`."""
+    """`refuse` replaces a stream by one without a response, whose end is the HTTP library's `ConnectError`."""
     refused = faults.refuse()(STREAM)
     assert (refused.status, refused.chunks, refused.end) == (0, (), "raise ConnectError: Connection refused")
 

@@ -151,7 +151,7 @@ def test_picture_is_written_also_after_a_failure(error: type[BaseException] | No
 
 
 def test_picture_has_the_given_title(tmp_path: Path) -> None:
-    """The heading of a page is the given title, and a run without requests has a page, too."""
+    """The heading of a page is the given title; the page of a run without requests says that there are none."""
     with picture(tmp_path / "run.html", title="My run"):
         pass
     text = (tmp_path / "run.html").read_text(encoding="utf-8")

@@ -321,7 +321,7 @@ def test_api_is_found_by_the_body_when_the_path_is_unknown() -> None:
     ],
 )
 def test_prompt_has_all_messages_with_a_text(request_body: Any, turns: list[tuple[str, str]]) -> None:
-    """`read_prompt` returns the messages in the request forms of all APIs, those of the model if they have a text."""
+    """`read_prompt` returns the messages of a request in any API's form, but no message of the model without text."""
     assert read_prompt(json.dumps(request_body).encode()).turns == tuple(Turn(*turn) for turn in turns)
 
 

@@ -464,7 +464,7 @@ def _unnamed_fields(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, d
 
 @_parametrize_paths(lambda path: path.parent.name == "chat" and not _ends_in_error(path))
 async def test_answer_keeps_the_unknown_fields_of_each_recorded_stream(path: Path, kit: Kit) -> None:
-    """The fields of `echo` are those of the stream that have no name here, merged step by step."""
+    """`echo` of a message and of its calls has the stream's fields that the message class does not declare, merged."""
     record = _load(path)
     expected, of_calls = _unnamed_fields(record)
     message, _ = await _run(record, [record["response"]["body_text"].encode()], kit)

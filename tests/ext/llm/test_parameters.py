@@ -47,7 +47,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_misspelled_parameter_is_warned_of_once(
     create: Callable[..., Any], typed: str, known: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A name that is one edit from a known one gets one warning, which names it, however often the agent is called."""
+    """A parameter that is one edit from a known name gets one warning with both names, however often it is checked."""
     agent = create("m", **{typed: 1})
     for _ in range(2):
         agent.check_arguments(agent.fork(alias="FORK").kwargs)

@@ -306,7 +306,7 @@ def test_P4_incomplete_response_is_a_complete_answer_with_a_finish_reason() -> N
 
 @pytest.mark.parametrize("kind", ["failed", "cancelled"])
 def test_P4_failed_response_raises_its_error_and_keeps_the_text(kind: str) -> None:
-    """A failed or cancelled response raises the error of its code; text and usage are in the outcome."""
+    """A failed or cancelled response raises the error of its code, else `ProviderError`; text and usage are kept."""
     session = ResponsesSession()
     error = {"code": "rate_limit_exceeded", "message": "slow down"}
     with pytest.raises(errors.RateLimitedError, match="slow down"):

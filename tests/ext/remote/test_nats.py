@@ -244,7 +244,7 @@ async def test_R6_slow_reader_gets_all_tokens(shared_server: NatsServer, tmp_pat
 
 
 async def test_R8_sigterm_drains_a_worker(shared_server: NatsServer, tmp_path: Path) -> None:
-    """After SIGTERM a worker ends its calls, takes no more, and exits with status 0; a second worker has the rest."""
+    """After SIGTERM a worker finishes its calls, takes no more, and exits with 0; another worker runs the rest."""
     runs = tmp_path / "runs"
     with worker(shared_server.url, runs) as process:
         async with MiniAgents():

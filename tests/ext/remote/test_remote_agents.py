@@ -248,8 +248,8 @@ def test_R1_error_keeps_class_and_text(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("name", ["KeyboardInterrupt", "SystemExit", "GeneratorExit", "object", "eval", "MiniAgents"])
-def test_R9_frame_cannot_name_an_error_that_is_none(name: str) -> None:
-    """A frame cannot make a caller raise an interrupt, or call a function."""
+def test_R9_error_that_names_no_error_class_becomes_remote_agent_error(name: str) -> None:
+    """A frame whose error names an interrupt, a function or a class that is no error loads as `RemoteAgentError`."""
     assert type(load_error({"type": name, "text": "x", "args": ["1"]})) is RemoteAgentError
 
 
@@ -337,7 +337,7 @@ def counted_agent(runs: list[int]) -> MiniAgent[...]:
 
 @in_virtual_time
 async def test_R2_call_id_is_one_call_with_two_readers() -> None:
-    """Two triggers with one `call_id` run the agent once, and both get its replies; a third one later, too."""
+    """Three triggers with the same `call_id`, one of them later, run the agent once, and each gets its replies."""
     runs: list[int] = []
     counted = counted_agent(runs)
     broker = MemoryBroker()
@@ -967,7 +967,7 @@ def test_R3_frames_count_once_and_in_order(order: list[int], doubled: list[int])
     ],
 )
 async def test_R9_frame_that_cannot_be_read_raises_protocol_error(frame: bytes) -> None:
-    """A frame of another version, or one that is none, is a `RemoteProtocolError`, and never a hang."""
+    """A reader of a log with an unknown version of a frame, or with no frame at all, gets a `RemoteProtocolError`."""
     broker = MemoryBroker()
     broker.logs["bad"] = [Entry(1, 0, frame)]
     broker.position = 1

@@ -111,7 +111,7 @@ async def test_H23_step_replies_equal_messages_of_their_classes_in_order(databas
 
 
 async def test_call_without_replies_is_not_made_again(database: str) -> None:
-    """A call that has finished without a reply is a finished call, too."""
+    """When a run is started again, a call that finished without a reply is not made again."""
     worker, made = counting_agent(lambda _: [])
     assert await run_again(database, worker, "go") == await run_again(database, worker, "go") == [()]
     assert len(made) == 1
@@ -293,7 +293,7 @@ async def test_H25_second_holder_waits_and_then_fails(database: str, monkeypatch
 
 
 async def test_H25_holder_that_lost_its_run_stores_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of a journal whose run was taken over meanwhile fails when it is stored, and the other one's stays."""
+    """A journal whose run another journal took over gets an error for a step; the other journal's step stays."""
     worker, made = counting_agent()
     async with aclosing(Journal(database, run_id="run")) as holder, MiniAgents():
         await holder.step(worker).trigger("go")

@@ -360,7 +360,7 @@ def test_history_names_the_extra_that_is_missing(
 
 
 async def test_H21_history_keeps_messages_in_memory_when_the_database_is_locked(tmp_path: Path) -> None:
-    """While another program holds the lock, an append is an error, and the next append writes its messages, too."""
+    """An append while another program holds the lock is an error; the next append after it writes all the messages."""
     path = tmp_path / "chats.db"
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 0.01})
     history = SQLChatHistory(engine, chat_id="chat")
@@ -514,7 +514,7 @@ async def test_handlers_of_two_runs_that_store_the_same_messages_do_not_block_ea
 
 
 async def test_persist_to_and_aload_messages_raise_errors_of_histories(tmp_path: Path) -> None:
-    """A database that cannot be opened is a `HistoryError` that names it."""
+    """For a database that cannot be opened, both functions raise a `HistoryError` with the name of the database."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'missing' / 'x.db'}")
     with pytest.raises(HistoryWriteError, match=r"cannot write messages to .*x\.db: .*unable to open"):
         await persist_to(engine)((Message("x"),))

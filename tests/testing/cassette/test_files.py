@@ -176,7 +176,7 @@ KINDS = ["pipe", "folder", "device", "terminal", "socket"]
 def test_X6_cassette_that_is_no_regular_file_is_refused_before_a_request_is_sent(
     kit: Kit, kind: str, mode: Any
 ) -> None:
-    """A pipe, folder, device or socket is refused when it is opened, in every record mode, and stays as it is."""
+    """A pipe, folder, device or socket is refused when it is opened as a cassette, in every record mode, and stays."""
     _make_special(kind, kit.path)
     before = stat.S_IFMT(kit.path.lstat().st_mode)
     with pytest.raises(CassetteFormatError, match=r"cassette\.yaml is no cassette: it is not a regular file"):

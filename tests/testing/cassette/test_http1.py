@@ -213,7 +213,7 @@ _TOO_EARLY = (
     ids=["before the head", "in the body", "at the end of a body without a frame"],
 )
 def test_end_of_the_connection_is_recorded(data: bytes, end: str) -> None:
-    """A connection that ends too early is an error of the recording; one that ends a body without a frame is none."""
+    """A connection that ends before the whole answer is an error; without a length, its end ends the body."""
     slot, reader, refused = tee()
     for piece in (data, b"") if data else (b"",):
         reader.received(piece)
@@ -221,7 +221,7 @@ def test_end_of_the_connection_is_recorded(data: bytes, end: str) -> None:
 
 
 def test_answer_that_is_not_http_is_not_recorded() -> None:
-    """An answer that is no HTTP is reported once, and left out of the recording."""
+    """An answer that is no HTTP is reported once, and its request is left out of the recording."""
     slot, reader, refused = tee()
     with suppress(StopIteration):
         reader.received(b"HELLO\r\n\r\n")

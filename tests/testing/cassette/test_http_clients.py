@@ -108,7 +108,7 @@ def test_answer_that_is_closed_early_is_closed_early_again(client: Client, serve
 
 @cell("reset")
 def test_connection_that_is_reset_is_reset_again(client: Client, server: Server, path: Path) -> None:
-    """A reset in the middle of an answer is an error of the client's own kind, in a replay, too."""
+    """Live and in a replay, the client raises an error of its own kind for a reset in the middle of an answer."""
     in_all_ways(client, server, path, lambda client: client.get(f"{server.url}/reset{client.path}"))
     [recorded] = load(path)
     assert recorded.response.end.startswith("raise ReadError: [Errno ")

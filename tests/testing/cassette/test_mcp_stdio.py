@@ -181,7 +181,7 @@ async def test_call_that_the_client_gives_up_is_given_up_again(weather: Weather,
 @cell("server ends")
 @cell("reset")
 async def test_server_that_crashes_crashes_again(weather: Weather, path: Path) -> None:
-    """A process that ends in the middle of a call is the client's own error, in a replay, too."""
+    """Live and in a replay, the client raises its own error if the process ends in the middle of a call."""
     _, (kind, _) = await in_all_ways(weather, path, partial(weather.ask, ("crash", {})))
     assert kind is mcp.MCPError
     assert load(path)[0].response.end == "eof"
@@ -228,7 +228,7 @@ async def test_server_that_is_not_in_the_cassette_is_a_miss(weather: Weather, pa
 
 @cell("pace")
 def test_server_keeps_its_pace_in_virtual_time(weather: Weather, path: Path) -> None:
-    """At pace 1 an answer takes as long as it was recorded, by the clock of the loop."""
+    """At pace 1 an answer takes as much virtual time as it took when it was recorded."""
 
     async def timed() -> float:
         loop = asyncio.get_running_loop()

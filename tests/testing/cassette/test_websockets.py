@@ -213,7 +213,7 @@ async def test_client_that_leaves_early_leaves_early_again(client: str, path: Pa
 
 @cell("server ends")
 async def test_server_that_closes_closes_again(client: str, path: Path) -> None:
-    """Code and reason of the server reach the client in its own error, in a replay, too."""
+    """Live and in a replay, the client raises its own error with the server's code and reason for the close."""
     async with echo_server() as server:
         *_, (kind, text), code, reason = await in_all_ways(
             server, path, partial(say, client, server.url, "hello", "bye")
@@ -226,7 +226,7 @@ async def test_server_that_closes_closes_again(client: str, path: Path) -> None:
 @cell("reset")
 @pytest.mark.parametrize(("message", "end"), [("vanish", "eof"), ("reset", "raise ReadError: [Errno ")])
 async def test_connection_that_is_lost_is_lost_again(message: str, end: str, client: str, path: Path) -> None:
-    """A connection that ends without a close, or is reset, is the client's own error, in a replay, too."""
+    """Live and in a replay, the client raises its own error if the connection ends without a close, or is reset."""
     async with echo_server() as server:
         seen = await in_all_ways(server, path, partial(say, client, server.url, "hello", message))
     assert seen[1] == "echo hello"

@@ -306,7 +306,7 @@ def test_requests_of_the_fixtures_of_a_test_are_in_its_cassette(
 
 
 def test_caught_miss_fails_the_test_when_a_fixture_has_a_teardown(project: Project, server: Server) -> None:
-    """A caught miss fails the test once, also while the cassette is open for the teardown of fixtures."""
+    """A miss whose error the test catches fails the test once, also if a fixture's teardown follows."""
     source = """
 @pytest.fixture
 def with_teardown():
