@@ -49,7 +49,7 @@ async def echo(ctx: InteractionContext) -> None:
 
 
 async def test_chain_sends_the_replies_of_each_agent_to_the_next() -> None:
-    """Replies go to the next agent, and those of the last agent to the first, until an agent stops the loop."""
+    """A chain sends the replies of each agent to the next, and of the last to the first, until an agent stops it."""
     heard_a: list[list[str]] = []
     heard_b: list[list[str]] = []
     last = await achain_loop([speaker("a", heard_a), AWAIT, speaker("b", heard_b)], "begin")

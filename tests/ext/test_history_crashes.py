@@ -162,7 +162,7 @@ async def test_H1_H4_H14_history_loses_at_most_the_message_being_written_when_ki
 async def test_H4_H5_history_loses_at_most_unsynced_data_when_the_power_fails(
     fsync: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, effort: Effort
 ) -> None:
-    """After a loss of power at any point, all synced messages are loaded, and none that was never sent."""
+    """After a loss of power at any point, all synced messages are loaded, and no message that was never sent."""
     with monkeypatch.context() as patched:
         (tmp_path / "chat").mkdir()
         disk = Disk(tmp_path / "chat", patched)

@@ -199,7 +199,7 @@ def test_P6_session_reads_the_usage_of_a_chunk_without_choices() -> None:
 
 
 def test_last_of_several_usages_counts() -> None:
-    """If several chunks have a usage, also under `x_groq`, the last one counts."""
+    """If several chunks have a usage, the last one counts; a usage under `x_groq` is read, too."""
     running = [chunk(choice("a"), usage={"prompt_tokens": 1, "completion_tokens": i}) for i in range(3)]
     result = outcome(*running, STOP, DONE)
     assert result.usage is not None

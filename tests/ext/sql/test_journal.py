@@ -128,7 +128,7 @@ async def test_equal_calls_keep_their_own_answers(database: str) -> None:
 
 @pytest.mark.parametrize("change", ["messages", "arguments", "version", "alias"])
 async def test_other_call_is_made(database: str, change: str) -> None:
-    """A call with other messages or arguments, of another version or of another agent, is made."""
+    """In a second start of a run, a call that differs in messages, arguments, version or agent is made."""
     worker, made = counting_agent()
     await run_again(database, worker, "go", number=1)
     other = worker.fork(alias="OTHER") if change == "alias" else worker

@@ -194,7 +194,7 @@ def test_connection_from_before_is_not_used_while_a_cassette_plays(client: Clien
 
 @cell("HTTPS")
 def test_https_is_recorded_with_the_clients_own_checks(client: Client, path: Path) -> None:
-    """While recording, the client checks the server's certificate; a replay needs no server."""
+    """A request by HTTPS to a server with a certificate that the client trusts is recorded, and played offline."""
     with Server(tls=True) as server:
         in_all_ways(client, server, path, lambda client: client.get(f"{server.url}/stream{client.path}"))
     assert load(path)[0].uri.startswith("https://")
