@@ -423,7 +423,7 @@ class LLMError(MiniAgentsError):
     Args:
         message: text that says what happened, where, and what to do; must hold no API key.
         provider: "openai" or "anthropic".
-        status: HTTP status of the response; None without a response.
+        status: HTTP status of the response; None if there was no response.
         delivered_any: True if a reader may have seen a part of the answer already.
         retryable: True if sending the same request again may help; None takes the default of the class.
         retry_after: seconds that the provider asks to wait.

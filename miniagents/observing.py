@@ -396,7 +396,7 @@ class Observation:
 
         Args:
             error: the error that the operation has raised; None if it has succeeded.
-            read_result: function that returns the result, which is called if an observer asks; None without a result.
+            read_result: function that returns the result, which is called if an observer asks; None for no result.
             in_its_task: True if the task of the operation is certain to call this.
         """
         if isinstance(error, GeneratorExit):  # a stream that is closed was cancelled while its source did not work

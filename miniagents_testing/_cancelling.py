@@ -154,6 +154,8 @@ class Trial:
     def run_and_explain(self, scenario: Scenario, seed: int | None) -> None:
         """Run the scenario like `run`; if it fails, repeat the run, so that the error has the order of the steps.
 
+        If the repeated run passes, raise the error of the first run.
+
         Raises:
             UncleanCancellationError: the run failed, or left something open.
         """
@@ -170,6 +172,10 @@ class Trial:
 
     def run(self, scenario: Scenario, seed: int | None) -> None:
         """Run the scenario in a new loop.
+
+        Args:
+            scenario: async function that gets this trial.
+            seed: seed of the schedule; None for the order of asyncio.
 
         Raises:
             UncleanCancellationError: the run failed, or left something open.

@@ -360,7 +360,7 @@ class Interleaving:
 
 
 def _best(races: Iterable[Iterable[_Race]]) -> _Race | None:
-    """Return the race with the highest score, or None without a race."""
+    """Return the race with the highest score; None if there is no race."""
     return max(chain.from_iterable(races), key=lambda race: race.score, default=None)
 
 

@@ -160,7 +160,7 @@ class _Run:
 
     @property
     def failure(self) -> tuple[object, ...] | None:
-        """Type of the error and place in the application; None without an error. It tells one failure from another."""
+        """Type of the error and its place in the application, to tell failures apart; None if there was no error."""
         error = self.error
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]

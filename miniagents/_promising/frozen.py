@@ -575,7 +575,7 @@ def nested_frozen(self: Frozen) -> list[tuple[Frozen, int]]:
 def _collect_nested(value: Any, level: int, found: list[tuple[Frozen, int]]) -> None:
     """Append the Frozen objects in `value`, which is inside of `level` containers, to `found`; do not look inside them.
 
-    Those of a set come in the order of their digests.
+    Frozen objects of a set come in the order of their digests.
     """
     kind = type(value)
     if kind is FrozenDict and is_plain(value):

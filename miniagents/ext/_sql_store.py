@@ -101,7 +101,7 @@ def _create_tables(connection: Connection) -> None:
 
 
 def _create_tables_of_runs(connection: Connection) -> None:
-    """Create the tables of version 2 in a database of version 1: runs and their steps."""
+    """Create the tables that version 2 adds to a database of version 1: runs and their steps."""
     _TABLES.create_all(connection, tables=[RUN, STEP])
 
 

@@ -229,7 +229,7 @@ class _PartsCell(SequenceCell):
         return part
 
     def _end_part(self) -> None:
-        """Resolve the growing part, if there is one; stop the splitting then if no reader can reach the sequence."""
+        """Resolve the growing part, if there is one; then cancel the splitting if no reader can reach the sequence."""
         part, self.growing_part = self.growing_part, None
         if part is not None:
             part.finish()

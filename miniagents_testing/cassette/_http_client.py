@@ -201,9 +201,9 @@ _OF_VCRPY = "_miniagents_of_vcrpy"
 
 
 def _session_of(connection: Any) -> Session | None:
-    """Return the session that answers the requests of a connection, None without an open one.
+    """Return the session that answers the requests of a connection; None if no session is open.
 
-    Under a test written for vcrpy, only those of vcrpy's connections are answered. The others are not caught by vcrpy.
+    In a test that was written for vcrpy, return None for a connection that vcrpy does not patch, either.
     """
     session = current_session()
     if session is None or session.judges or hasattr(connection, _OF_VCRPY):

@@ -173,7 +173,7 @@ class _Calls:
     def _answer(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], clock: Callable[[], float]
     ) -> Playback | Slot | None:
-        """Return the playback of a call, or the slot to record it in, or None without a session."""
+        """Return the playback of a call, or the slot to record it in, or None if no session is open."""
         session = current_session()
         if session is None:
             return None
@@ -257,7 +257,7 @@ class _Calls:
 
     @cached_property
     def _result_type(self) -> TypeAdapter[Any] | None:
-        """Adapter of the annotated type of a result or an item; None without an annotation.
+        """Adapter of the annotated type of a result or an item; None if it has no annotation.
 
         Raises:
             TypeError: the annotation cannot be evaluated, or is no type that pydantic knows.

@@ -169,7 +169,7 @@ class HistoryConformance(_Conformance, ABC):
         self.run(checks.check_history_returns(self.make_history, reopens=self.reopens))
 
     def test_keeps_failed(self) -> None:
-        """Check that the received part of a failed message is stored."""
+        """Check that the received part of a failed message is stored, and marked as interrupted."""
         self.run(checks.check_history_keeps_failed(self.make_history, reopens=self.reopens))
 
     def test_passes_on(self) -> None:

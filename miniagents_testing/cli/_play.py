@@ -107,7 +107,7 @@ class Player:
         self._clock_at_start = 0.0  # moment 0 of the recording, on the clock
 
     def play(self, interactions: Sequence[Interaction]) -> None:
-        """Play the interactions of a recording. Those that overlap in time are played together."""
+        """Play the interactions of a recording; interactions that overlap in time are played together."""
         streams = [_Stream.from_interaction(number, each) for number, each in enumerate(interactions, 1)]
         new = NewTurns()
         for stream in sorted(streams, key=lambda stream: stream.start):

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 def _metadata_of(outcome: Outcome, origin: str | None) -> dict[str, Any]:
     """Return the fields of an `AssistantMessage` for an outcome, with its further fields, and without the content.
 
-    Fields that are None, `()` or `{}` are left out. Further fields get names that are free.
+    Fields that are None, `()` or `{}` are left out. Further fields get the names that `_free_name` returns.
 
     Args:
         outcome: the values of the answer.
@@ -106,7 +106,7 @@ def _echo(holder: Outcome | Choice | ToolUse, owner: type[AssistantMessage | Too
 
 
 def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
-    """Convert the numbers of tokens and further fields of a usage; None without a usage."""
+    """Convert the numbers of tokens and further fields of a usage; None if the answer has no usage."""
     if tokens is None:
         return None
     counted = {

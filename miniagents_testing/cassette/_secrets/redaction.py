@@ -394,7 +394,7 @@ def _pairs(headers: Headers) -> Iterator[tuple[str, str]]:
 
 
 def _without(headers: Headers, *names: str) -> Headers:
-    """Return the headers without those of these names, which are in lower case."""
+    """Return the headers without the ones that have one of `names`, which are in lower case."""
     return {name: values for name, values in headers.items() if name.lower() not in names}
 
 

@@ -634,7 +634,7 @@ class ChatSession(Session):
         return outcome if self._joiner is None else repair_surrogates_deep(outcome)
 
     def _tokens(self) -> Tokens | None:
-        """Return the numbers of tokens of the usage, which servers name differently; None without a usage."""
+        """Return the numbers of tokens of the usage, which servers name differently; None if there is none."""
         usage = self._usage
         if usage is None:
             return None

@@ -473,7 +473,7 @@ class ResponsesSession(Session):
         return status, "tool_calls" if has_calls else "stop"
 
     def _tokens(self) -> Tokens | None:
-        """Return the numbers of tokens of the usage, None without a usage."""
+        """Return the numbers of tokens of the usage; None if the answer has no usage."""
         usage = self._response.get("usage")
         if usage is None:
             return None
