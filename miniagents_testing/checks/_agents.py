@@ -33,7 +33,7 @@ async def check_agent(agent: MiniAgent[Any], messages: MessageType = "Hello") ->
         messages: messages that are sent to the agent.
 
     Raises:
-        CheckFailedError: a check failed.
+        CheckFailedError: one of these checks failed; the later ones are not run.
     """
     await check_stream_equals_resolved(agent, messages)
     await check_rereading(agent, messages)
@@ -288,7 +288,7 @@ async def check_tool_loop(make_agent: MakeToolAgent, *, api: API = "chat") -> No
         api: API of the agent: "chat" (OpenAI's chat completions), "responses" (OpenAI's) or "messages" (Anthropic's).
 
     Raises:
-        CheckFailedError: a check failed.
+        CheckFailedError: one of these checks failed; the later ones are not run.
     """
     await check_tool_order(make_agent, api=api)
     await check_tool_errors(make_agent, api=api)

@@ -44,7 +44,7 @@ async def check_history(make_history: MakeHistory, *, reopens: bool = True, in_f
         in_files: True if the history appends to files in the folder; files of a killed process are then checked too.
 
     Raises:
-        CheckFailedError: a check failed.
+        CheckFailedError: one of these checks failed; the later ones are not run.
     """
     await check_history_returns(make_history, _MESSAGES, reopens=reopens)
     await check_history_keeps_failed(make_history, reopens=reopens)

@@ -54,7 +54,7 @@ async def check_llm_agent(make_agent: MakeAgent, *, api: API = "chat") -> None:
         api: API of the agent: "chat" (OpenAI's chat completions), "responses" (OpenAI's) or "messages" (Anthropic's).
 
     Raises:
-        CheckFailedError: a check failed.
+        CheckFailedError: one of these checks failed; the later ones are not run.
     """
     await check_scripted_answer(make_agent, api=api)
     await check_live_tokens(make_agent, api=api)
@@ -78,7 +78,7 @@ async def check_scripted_answer(make_agent: MakeAgent, *, api: API = "chat") -> 
         api: API of the agent.
 
     Raises:
-        CheckFailedError: a check failed.
+        CheckFailedError: one of these checks failed; the later ones are not run.
     """
     agent = make_agent(_transport(provider_stream(api, _TYPICAL).response))
     await check_agent(agent, _MESSAGES)

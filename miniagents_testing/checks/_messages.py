@@ -32,10 +32,10 @@ _LEAVES = (
 
 
 def check_message(message: Message) -> None:
-    """Check that a message is immutable at any depth, and that its copies and its hash are right.
+    """Check that a message is immutable at any depth, that copies equal it, and that its hash depends on its content.
 
     Raises:
-        CheckFailedError: a check failed.
+        CheckFailedError: one of these checks failed; the later ones are not run.
     """
     check_immutable(message)
     check_hash(message)
@@ -43,14 +43,14 @@ def check_message(message: Message) -> None:
 
 
 def check_message_class(make: Callable[[Mapping[str, Any]], Message], fields: Mapping[str, Any]) -> None:
-    """Check that messages of a class are right, and do not show later changes of the values they were made of.
+    """Check that messages of a class pass `check_message`, and show no later changes of the values they were made of.
 
     Args:
         make: gets a dict of fields, and returns a message of the class.
         fields: fields of the message, best with lists, dicts and sets in them. They are copied and not changed.
 
     Raises:
-        CheckFailedError: a check failed.
+        CheckFailedError: one of these checks failed; the later ones are not run.
     """
     case = Case(f"check_message_class(make, {fields!r})")
     changed = copy.deepcopy(dict(fields))
@@ -181,7 +181,7 @@ async def check_splitter(split: Split, *, delimiter: str = "\n\n", texts: Iterab
         texts: texts to split.
 
     Raises:
-        CheckFailedError: a check failed.
+        CheckFailedError: one of these checks failed; the later ones are not run.
     """
     for text in texts:
         await check_split_ignores_cuts(split, text, delimiter=delimiter)
