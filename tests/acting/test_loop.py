@@ -127,7 +127,7 @@ async def test_loop_replies_answers_and_results_in_order(api: API, stream: bool)
     ],
 )
 async def test_request_has_tools_in_the_form_of_the_api(api: API, written: dict[str, Any]) -> None:
-    """Each API gets the tools in its own form, and dicts untouched, in their order."""
+    """Each API gets the tools in its own form, tools that are dicts unchanged, and all in the given order."""
     llm = ScriptedLLM("done")
     made = tool(double, name="n", description="D.")
     made.schema = {}

@@ -59,7 +59,7 @@ async def read(client: aiohttp.ClientSession, url: str) -> bytes:
 
 
 async def test_connection_from_before_is_recorded_and_not_used_in_replay(server: WireServer, path: Path) -> None:
-    """A client that has a connection open records over it; in replay the connection rests, and is used again after."""
+    """A client records over a connection that it has open, does not use it in a replay, and uses it again later."""
     async with aiohttp.ClientSession() as client:
         live = await read(client, server.url)
         async with use_cassette(path, record_mode="once"):

@@ -120,7 +120,7 @@ for arguments in {[[str(word) for word in command] for command in commands]}:
 
 @given(st.text(st.sampled_from("ab  \n字é"), max_size=60), st.integers(2, 12))
 def test_line_breaks_keep_lines_narrow_and_words_whole(text: str, width: int) -> None:
-    """With its breaks no word crosses an edge, a word is cut only if it is wider than a line, and no letter is lost."""
+    """With the breaks of `line_breaks`, each line fits, only words wider than a line are cut, and no letter is lost."""
     lines, done = "", 0
     for start, end in line_breaks(text, width):
         lines += f"{text[done:start]}\n"

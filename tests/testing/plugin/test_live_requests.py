@@ -39,7 +39,7 @@ def test_X13_the_ini_file_blocks_live_requests_in_all_tests(project: Project) ->
 
 @pytest.mark.parametrize("where", ["setup", "call", "teardown"])
 def test_X13_a_test_that_hides_a_refusal_fails_at_its_teardown(project: Project, where: str) -> None:
-    """When a test catches the guard's refusal in setup, call or teardown, its teardown fails with the line."""
+    """When a test catches the guard's refusal in setup, call or teardown, its teardown fails and names the function."""
     source = {
         "setup": f"@pytest.fixture\ndef thing():\n{HIDDEN_LOOK_UP}\ndef test_hides(thing):\n    pass\n",
         "call": f"def test_hides():\n{HIDDEN_LOOK_UP}",
