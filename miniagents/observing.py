@@ -392,12 +392,13 @@ class Observation:
         *,
         in_its_task: bool = False,
     ) -> None:
-        """End the operation, or one of those that work for it; the last end leaves the observers.
+        """End this operation, or one of the operations that work for it; the last of these ends leaves the observers.
 
         Args:
             error: the error that the operation has raised; None if it has succeeded.
             read_result: function that returns the result, which is called if an observer asks; None for no result.
-            in_its_task: True if the task of the operation is certain to call this.
+            in_its_task: True if the caller runs in the operation's task, and so in its context variables; if False,
+                the observers are left in these variables.
         """
         if isinstance(error, GeneratorExit):  # a stream that is closed was cancelled while its source did not work
             error = asyncio.CancelledError()

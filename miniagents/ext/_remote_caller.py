@@ -88,9 +88,9 @@ class Caller:
             await asyncio.wait(self._tasks)
 
     async def look(self) -> None:
-        """Check all calls in progress at intervals until cancelled, and note since when the broker is out of reach.
+        """Call `look` of each call in progress at intervals, until this task is cancelled.
 
-        Some calls per round may read their logs.
+        Note since when the broker is out of reach. In a round, at most `_MOST_READS` calls may read their logs.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -211,8 +211,12 @@ async def find_caller(broker: Broker, wait: float) -> Caller:
 async def _keep_open(broker: Broker, opened: asyncio.Future[Caller], callers: dict[Broker, Any]) -> None:
     """Keep the connection of a run open until this task is cancelled at the end of the run.
 
-    Then wait until the cancelled calls have told their workers. The `Caller`, or the error, becomes the result of
-    `opened`.
+    Then wait until the cancelled calls have told their workers.
+
+    Args:
+        broker: the broker to connect with.
+        opened: gets the `Caller` as its result, or the error of the connection.
+        callers: callers of the run, from which the broker is removed at the end.
     """
     error: BaseException = PromiseCancelledError("The run has ended")
     try:

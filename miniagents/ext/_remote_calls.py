@@ -213,7 +213,10 @@ class FollowedCall:
             await self._connection.enqueue(self._call.agent, self._id, await self._queued_bytes(self._call))
 
     async def _queued_bytes(self, call: Call) -> bytes:
-        """Return the bytes of a call for the queue; a large call goes into a log of its own, to which they refer."""
+        """Return the bytes that the queue gets for a call.
+
+        A large call is written into a log of its own, and the bytes name this log.
+        """
         data, limit = call.to_bytes(), self._connection.largest_frame
         if len(data) <= limit:
             return data

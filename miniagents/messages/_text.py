@@ -369,7 +369,7 @@ class TextSplitter:
         """Read text outside of blocks, up to the next separator or block, or to where more text is needed.
 
         Add the pieces to `found`, keep the undecided rest, and return the position of the text that is still to be
-        read.
+        read. If `final`, no more text comes, and nothing is undecided.
         """
         end = len(text) if final else self._find_undecided(text, position)
         if self._after_block and position < end:

@@ -120,7 +120,7 @@ def _block(text: str, indent: str) -> str:
 
 
 def _quoted(text: str, indent: str) -> str:
-    """Return the lines of a double-quoted string, one for each line of the text."""
+    """Return a double-quoted string of YAML, a line for each line of the text; `indent` begins all but the first."""
     lines = [_ESCAPED.sub(_escape, line) for line in re.findall(r"[^\n]*\n|[^\n]+", text)] or [""]
     # A reader drops white space at the start of a source line, so the first space of it is escaped.
     rest = [indent + ("\\" + line if line.startswith(" ") else line) for line in lines[1:]]

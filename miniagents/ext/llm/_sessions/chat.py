@@ -203,7 +203,7 @@ _TOP_LEVEL = frozenset({"choices", "usage", "id", "model", "object", "obfuscatio
 _CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs", "message", "text"})
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 _DELTA = frozenset({"content", "role", "refusal", "tool_calls", "function_call"})
-# keys of a tool call and of its function that have a name here
+# keys of a tool call and of its function that this package names
 _CALL = frozenset({"id", "type", "index", "function", "custom"})
 _FUNCTION = frozenset({"name", "arguments", "input"})
 
@@ -225,7 +225,7 @@ class _ChoiceState:
         self.tool_calls = _ToolCallCollector()
         self.finish_reason: str | None = None
         self.fields = FieldCollector()
-        """Fields of the message that have no name here."""
+        """Fields of the message that this package does not name."""
         self.more = FieldCollector()
         """Log probabilities, and typed parts of the content that are not known."""
         self.extra: dict[str, Any] = {}
@@ -686,7 +686,7 @@ def _choice_outcome(choice: _ChoiceState) -> Choice:
 
 
 def _add_unnamed(fields: FieldCollector, holder: dict[str, Any], named: frozenset[str]) -> None:
-    """Add the fields of a delta or of a call that have no name here; leave out empty ones."""
+    """Add the fields of `holder`, a delta or a call, that are not in `named`; leave out empty ones."""
     for key, value in holder.items():
         if key not in named and value not in _EMPTY:
             fields.add(key, value)

@@ -1,12 +1,12 @@
-"""Fields of an answer: numbers of tokens, and fields of a message or a call that have no name here.
+"""Fields of an answer: numbers of tokens, and fields of a message or a call that this package does not name.
 
 `Tokens` holds the numbers of the providers' usage objects as the documentation of `Usage` defines them: the input
 includes cache reads and writes, the output includes reasoning. Providers differ there, and the module corrects what
 their numbers show.
 
-A provider may need a field without a name here back, unchanged, in a later prompt: thought signatures,
-`reasoning_details`. A stream sends it in pieces, and its format is not known, so one rule merges the pieces of every
-field. The module is independent of the APIs.
+A provider may need such a field back, unchanged, in a later prompt: thought signatures, `reasoning_details`. A stream
+sends it in pieces, and its format is not known, so one rule merges the pieces of every field. The module is independent
+of the APIs.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ def merge_usage(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, An
 
 
 def count_at(usage: Any, *paths: str) -> int | None:
-    """Return the first number of tokens that stands at one of these paths, such as `details.cached_tokens`."""
+    """Return the first number of tokens that stands at one of these paths, such as `details.cached_tokens`.
+
+    Values that are no whole number from 0 up are passed over. Return None if no path has a number.
+    """
     for path in paths:
         value = usage
         for key in path.split("."):
@@ -88,7 +91,7 @@ def as_count(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-# --- fields without a name here
+# --- fields that this package does not name
 
 
 REPEATED: Final = frozenset({"id", "type", "format", "index", "signature", "name"})
@@ -96,7 +99,10 @@ REPEATED: Final = frozenset({"id", "type", "format", "index", "signature", "name
 
 
 class FieldCollector:
-    """Collector of the pieces of fields by name; adding a piece takes the same time however many came before."""
+    """Collector of the pieces of fields by name, which `merge_pieces` merges at the end.
+
+    Adding a piece takes the same time however many came before.
+    """
 
     __slots__ = ("_pieces",)
 
@@ -104,7 +110,7 @@ class FieldCollector:
         self._pieces: dict[str, list[Any]] = {}
 
     def add(self, name: str, piece: Any) -> None:
-        """Add the next piece of a field."""
+        """Add the next piece of a field, unmerged: a value of parsed JSON."""
         self._pieces.setdefault(name, []).append(piece)
 
     def whole(self) -> dict[str, Any]:

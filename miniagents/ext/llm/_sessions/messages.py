@@ -58,7 +58,7 @@ class _Block:
         return self.streamed_input() or json_text(self.start.get("input") or {})
 
     def streamed_input(self) -> str:
-        """Return the input as far as it has arrived as text, in deltas or in the start event."""
+        """Return the part of the input that has arrived as text, in deltas or in the start event; "" for none."""
         text = "".join(self.pieces.get("partial_json", ()))
         given = self.start.get("input")
         return given if not text and isinstance(given, str) else text
