@@ -189,7 +189,7 @@ def test_picture_folds_messages_that_an_earlier_request_of_the_agent_has_shown()
 
 
 def test_picture_links_messages_without_a_text_to_those_before_them() -> None:
-    """Folded messages whose last one has no text have a link to the last one that can be found."""
+    """If the last of several folded messages has no text, their link leads to the last one that has."""
     first = [("user", "Hi"), ("tool", "")]
     asked = [
         interaction([("user", "Hi")], answer("")),

@@ -453,7 +453,7 @@ def test_S36_text_is_read_once_with_any_content_index(indexes: tuple[Any, ...], 
 
 
 def test_S36_parts_with_equal_content_indexes_stay_separate() -> None:
-    """If all parts have index 0, the whole text of each part is compared to the deltas since the last one."""
+    """If all parts have index 0, the whole text of a part is compared to the deltas after the part before it."""
     done = {"type": "response.output_text.done", "content_index": 0}
     whole = message_item("ab")
     whole["content"] = message_item("a")["content"] + message_item("b")["content"]

@@ -1,4 +1,7 @@
-"""aiohttp under cassettes of vcrpy: its own verdicts under the layer of the ini file, and true streams."""
+"""aiohttp with cassettes of vcrpy, alone and under a stream layer, which keeps the verdicts and streams each chunk.
+
+"The layer" is that of `layer_for_vcr_test`, which the plugin lays if the ini file says so; `stream_layer` is the other.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +128,7 @@ def chunks_of(url: str) -> list[bytes]:
 
 
 def test_streams_of_aiohttp_are_true_under_a_layer_only(server: WireServer, tmp_path: Path) -> None:
-    """Vcrpy alone gives the whole body at once; both layers record and play each chunk."""
+    """Vcrpy alone gives the whole body at once; under either stream layer, it records and plays each chunk."""
     layers: dict[str, Any] = {"plain": lambda _: nullcontext(), "ini": layer_for_vcr_test, "layer": stream_layer}
     for name, layer in layers.items():
         for mode in ("once", "none"):

@@ -138,7 +138,10 @@ each_way = pytest.mark.parametrize(
 async def test_at_incomplete_says_what_comes_after_an_early_end(
     kit: Kit, complete: Any, error: type[Exception] | None
 ) -> None:
-    """An incomplete recording ends in an error, a timeout or a plain end, as `at_incomplete` says, and is counted."""
+    """A recording that broke off ends in an error, a timeout or a plain end, as `at_incomplete` says.
+
+    The session has it in `incomplete`.
+    """
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([EVENT] * 9)), kit, chunks=2)
     with kit.cassette(at_incomplete=complete) as session:

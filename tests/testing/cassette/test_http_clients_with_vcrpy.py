@@ -1,4 +1,7 @@
-"""Clients on `http.client` with a cassette that vcrpy has opened: vcrpy's rules, and true streams."""
+"""Clients on `http.client` with a cassette of vcrpy, alone and under a stream layer, which streams each chunk.
+
+"The layer" is that of `layer_for_vcr_test`, which the plugin lays if the ini file says so.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +146,7 @@ _MISS = {"": "CannotOverwriteExistingCassetteException", "boto3": "HTTPClientErr
 
 
 def test_connections_of_vcrpy_are_left_to_the_real_ones(server: Server, path: Path) -> None:
-    """A connection that vcrpy has made before the layer streams under it, and plays by vcrpy after it."""
+    """A connection that vcrpy made before the stream layer began streams under that layer; later vcrpy plays to it."""
     url = server.url.removeprefix("http://")
     with vcr.use_cassette(str(path)):
         for _ in range(2):

@@ -534,7 +534,7 @@ def test_K25_recordings_under_the_ini_are_played_there_and_by_vcrpy(
 
 
 def test_recording_that_matches_all_headers_is_played(project: Project, pytester: pytest.Pytester) -> None:
-    """Credentials are redacted in the file, and do not count when the request is looked up."""
+    """With vcrpy's matcher `headers`, a recording whose credentials are redacted is played to the same request."""
     pytester.makeconftest(CONFTEST)
     source = (
         RECORDING.replace("PORT", "0").replace("CHUNKS", "3").replace('"own"], filter_headers=["x-mine"]', '"headers"]')
