@@ -319,4 +319,7 @@ QUIRKS: Mapping[API, Mapping[str, Callable[[list[_Payload]], Any]]] = {
         "unknown events": _with_second({"type": "brand_new"}),
     },
 }
-"""Variants of each API that mean the same, by name."""
+"""Variants of each API that mean the same, by name.
+
+Each is a function that gets the events of an answer, may change them in place, and returns the events to send.
+"""

@@ -39,7 +39,7 @@ def targets(module: Any) -> Iterator[Target]:
 
 
 def _answered(before: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that replaces the one that starts a process while cassettes are open."""
+    """Return a replacement for `before`, mcp's function that starts a server's process, while cassettes are open."""
 
     @wraps(before)
     async def create_process(command: str, args: list[str], *others: Any, **options: Any) -> Any:

@@ -321,10 +321,15 @@ OLD_AIOHTTP = Client(
 
 
 def goes_past(client: Client, args: Any, kwargs: Any) -> bool:
-    """Judge a call of a client in the table; return True if it goes past all cassettes, or vcrpy serves it.
+    """Judge a call of one of `CLIENTS`; return True if it goes past all cassettes, or vcrpy serves it.
 
-    Return False without a cassette, or for a call that needs no network. Raise the errors of `_judge` if a cassette
+    Return False if no cassette is open, or for a call that needs no network. Raise the errors of `_judge` if a cassette
     refuses the call.
+
+    Args:
+        client: the client whose method is called.
+        args: positional arguments of the call, the object itself first.
+        kwargs: keyword arguments of the call.
     """
     if client.is_served_by_vcrpy and (_is_vcrpy_active() or _is_called_by_vcrpy()):
         return True  # vcrpy plays or records it, or sends it because its user's hooks ignore it

@@ -535,7 +535,10 @@ def _without_ignored(value: dict[str, Any], matching: Matching) -> Any:
 
 
 def _lines(name: str, value: Any, indent: str) -> Iterator[str]:
-    """Yield a value with its name in front, over several lines if it is a longer text, an object or an array."""
+    """Yield the lines of a value, with its name in front; a text of several lines, an object or an array has several.
+
+    `indent` is the white space before each line; the name of an item of an array is "-".
+    """
     begin = f"{indent}{name}" if name == "-" else f"{indent}{name}:"
     if isinstance(value, dict) and value:
         yield begin

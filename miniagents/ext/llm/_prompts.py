@@ -89,7 +89,7 @@ def to_plain(value: Any) -> Any:
 def _content(message: Message, text_type: str = "text") -> Any:
     """Return the content of a message: a string or a list of parts, of which texts get the type `text_type`.
 
-    Without content, it is empty for an answer or a call, and the JSON of the fields of any other message.
+    If the content is None, return "" for an answer or a message with calls, and the JSON of any other message's fields.
     """
     if message.content is None:
         return "" if isinstance(message, AssistantMessage) or _tool_calls(message) else str(message)
@@ -100,7 +100,7 @@ def _content(message: Message, text_type: str = "text") -> Any:
 
 
 def _fields(message: Message, *names: str) -> dict[str, Any]:
-    """Return those of the named fields that are set, as plain values."""
+    """Return the fields with these names that are not None, as plain values."""
     found = {name: field_of(message, name) for name in names}
     return {name: to_plain(value) for name, value in found.items() if value is not None}
 

@@ -236,7 +236,7 @@ class ResponsesSession(Session):
         return rest
 
     def _is_text_of(self, item: _Item, whole: str) -> bool:
-        """Return True if this is the text of an item: in the order of its parts, or else in the order of arrival."""
+        """Return True if `whole` is the item's joined deltas, in the order of its parts or in the order of arrival."""
         text = item.text()
         # the length goes first, so that many items cannot make each comparison long
         return whole == text or (len(whole) == len(text) and whole == "".join(self._pieces[item.first_piece :]))
