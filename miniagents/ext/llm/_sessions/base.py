@@ -575,7 +575,7 @@ class Session(ABC):
         raise StreamProtocolError(f"{self.provider}: event {self.events}: {reason}", provider=self.provider)
 
     def _read_index(self, data: dict[str, Any], key: str) -> int | None:
-        """Return an index, None if the value is no index; note a doubt for every value but a natural number."""
+        """Return the index under `key`; None if it is no index. Note a doubt for all but a whole number from 0 up."""
         value = data.get(key)
         if type(value) is int and value >= 0:
             return value
@@ -597,9 +597,9 @@ class Session(ABC):
         return usage
 
     def _read_label(self, data: dict[str, Any], key: str) -> str:
-        """Return an id or a name; a number becomes a string, with a doubt.
+        """Return the id or the name under `key`; a number becomes a string, with a doubt.
 
-        A missing value is "", and so are others, with a doubt.
+        The result is "" if the value is absent or null, and also for a value of another type, with a doubt.
         """
         value = data.get(key)
         if value is None or type(value) is str:
@@ -608,7 +608,7 @@ class Session(ABC):
         return str(value) if type(value) in (int, float) else ""
 
     def _read_side_text(self, data: dict[str, Any], key: str) -> str:
-        """Return a string that is not part of the content, "" if it is absent; leave out other values, with a doubt."""
+        """Return the string under `key`, which is no content; "" if it is absent, or of another type, with a doubt."""
         value = data.get(key)
         if value is None or type(value) is str:
             return value or ""
@@ -616,7 +616,7 @@ class Session(ABC):
         return ""
 
     def _read_object(self, data: dict[str, Any], key: str) -> dict[str, Any]:
-        """Return an object; null counts as an empty object, with a doubt.
+        """Return the object under `key`; null counts as an empty object, with a doubt.
 
         Raises:
             StreamProtocolError: the key is absent, or its value is neither an object nor null.
@@ -630,14 +630,14 @@ class Session(ABC):
         return {}
 
     def _read_arguments(self, value: Any, key: str = "arguments") -> str:
-        """Return the arguments of a tool as JSON text, also if the server sent a JSON value instead of its text."""
+        """Return the arguments of a tool as JSON text, also if the server sent a JSON value; `key` is for the doubt."""
         if value is None or type(value) is str:
             return value or ""
         self._note_doubt(key, value)
         return json_text(value)
 
     def _read_text(self, data: dict[str, Any], key: str) -> str:
-        """Return a string, "" if it is absent or null.
+        """Return the string under `key`, "" if it is absent or null.
 
         Raises:
             StreamProtocolError: the value is of another type.
