@@ -183,7 +183,7 @@ def _strings(entries: Iterable[str], name: str, allowed: str) -> tuple[str, ...]
 
 
 def _split(entry: str) -> tuple[str, int | None]:
-    """Split `host:port` into host and port: None if the entry has no port, 0 if its port is invalid.
+    """Split `host:port` into host and port, which is None if the entry has no port, and 0 if its port is invalid.
 
     An IPv6 address with a port stands in brackets, which stay; without brackets, its colons belong to the host.
     """

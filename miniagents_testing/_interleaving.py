@@ -425,7 +425,10 @@ def _clipped(text: str, width: int) -> str:
 
 
 def _accesses(frame: FrameType, file: str, number: int) -> Iterator[_Access]:
-    """Yield the uses of objects by a line: attributes, variables that functions share, and contents of containers."""
+    """Yield the uses of objects by a line of a file: attributes, shared variables, and contents of containers.
+
+    `frame` is at the line with this number, and gives the values.
+    """
     for node, writes in _nodes_of_lines(file).get(number, ()):
         if isinstance(node, ast.Attribute):
             owner = _value(node.value, frame)

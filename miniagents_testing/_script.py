@@ -63,7 +63,7 @@ class Call:
 
     @classmethod
     def of(cls, number: int, api: API, request: Mapping[str, Any], agents: tuple[str, ...] = ()) -> Call:
-        """Return the call that stands for a request.
+        """Return the call that stands for a request, which is frozen; the arguments are those of the class.
 
         Raises:
             FreezeError: the request holds a value that is not JSON.
@@ -486,7 +486,7 @@ def _source_of(step: Step | Failure) -> str:
 
 
 def _check_seconds(name: str, value: Any) -> None:
-    """Raise `ValueError` unless the value is a finite number from 0 up."""
+    """Raise `ValueError`, with the argument's `name`, unless its value is a finite number from 0 up."""
     if not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number of seconds, not {value!r}")
 

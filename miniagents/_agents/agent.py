@@ -407,7 +407,7 @@ class _KeywordArguments:
     def check_known(self, alias: str, arguments: Mapping[str, Any]) -> None:
         """Raise `TypeError` for an argument that the agent does not take; arguments may be missing.
 
-        An agent with `**kwargs` takes all but that of its context.
+        An agent with `**kwargs` takes all names but that of its context. The error names the agent by `alias`.
         """
         if self._known is None:
             if self._context_name in arguments:
@@ -418,7 +418,10 @@ class _KeywordArguments:
             raise TypeError(f"Agent {alias} does not take the keyword argument(s) {unknown}; it takes: {known}")
 
     def check(self, alias: str, arguments: Mapping[str, Any]) -> None:
-        """Raise `TypeError` for an argument that the agent does not take, or a required one that is missing."""
+        """Raise `TypeError` for an argument that the agent does not take, or a required argument that is missing.
+
+        The error names the agent by `alias`.
+        """
         names = arguments.keys()
         if self._known is None or not names <= self._known:
             self.check_known(alias, arguments)

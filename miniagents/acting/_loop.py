@@ -116,7 +116,7 @@ class LoopSettings:
             self.output.check(text, fields)
 
     def require_output(self, reason: str, message: Message | None) -> None:
-        """Raise `OutputInvalidError` if an output was asked for: the loop ends with this message instead."""
+        """Raise `OutputInvalidError` for `reason` if an output was asked for: the loop ends with `message` instead."""
         if self.output is not None:
             raise self.output.missing(reason, message)
 

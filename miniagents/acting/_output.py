@@ -111,7 +111,7 @@ class Output:
         self.type.read(text)
 
     def missing(self, reason: str, message: Message | None) -> OutputInvalidError:
-        """Return the error of a loop that ends without a final answer, with its last message as `partial`."""
+        """Return the error of a loop that ends without a final answer for this `reason`; its `partial` is `message`."""
         error = OutputInvalidError(f"there is no {self.name}: {reason}")
         error.partial = message
         return error

@@ -321,7 +321,7 @@ def _name_in_dict(fields: Mapping[str, Any]) -> str | None:
 
 
 def _check_approver(name: str, agent: object) -> None:
-    """Raise `TypeError` unless this is an agent that can be called without further arguments."""
+    """Raise `TypeError`, with the tool's `name`, unless this is an agent that can be called without more arguments."""
     if not isinstance(agent, MiniAgent):
         raise TypeError(f"tool {name!r}: approve must be an agent, not {agent!r:.100}")
     try:
@@ -338,7 +338,7 @@ def _without_partial(function: Any) -> Any:
 
 
 def _parameters_of_agent(name: str, agent: MiniAgent[Any]) -> Parameters:
-    """Return the parameters of an agent that no fork has bound, without its context.
+    """Return the parameters of an agent that no fork has bound, without its context; errors name the tool by `name`.
 
     An agent that stands for another agent, such as a remote agent, has the parameters of that other agent.
     """

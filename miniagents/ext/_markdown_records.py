@@ -208,12 +208,12 @@ class _Scanner:
         self._found.problems.append(Problem(self._line, what))
 
     def _check_outside(self, start: int, limit: int) -> None:
-        """Report text that stands outside of records, at its first line; white space is none."""
+        """Report text from `start` to `limit`, which is outside of records, at its first line; ignore white space."""
         if rest := self._data[start:limit].lstrip():
             self._report(limit - len(rest), "text outside of any message, ignored")
 
     def _read_end(self, start: int, limit: int) -> None:
-        """Note the end of a record, and report text behind it; an end that is cut is an end, too."""
+        """Note the end of a record at `start`, and report text from there to `limit`; accept an end that is cut."""
         match = _END_LINE.match(self._data, start, limit)
         if match is not None:
             self._found.end, self._found.whole = match.end(), len(self._found.messages)

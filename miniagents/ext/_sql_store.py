@@ -281,7 +281,10 @@ def add_messages(connection: Connection, rows: Iterable[Row]) -> None:
 
 
 def append(connection: Connection, chat: str, rows: Sequence[Row], written_by: str) -> Written:
-    """Append messages to a chat, which may be new, and return their place; the caller commits."""
+    """Append messages to a chat, which may be new, and return their place; the caller commits.
+
+    `written_by` is an id of this append: if the commit seems to fail, it shows that the messages are there.
+    """
     dialect = connection.dialect.name
     last: int = connection.execute(_lengthen_chat(dialect), {"chat": chat, "count": len(rows)}).scalar_one()
     add_messages(connection, rows)
@@ -364,7 +367,7 @@ def release_run(connection: Connection, run: str, holder: str) -> None:
 
 
 def step_replies(connection: Connection, run: str, key: str) -> list[str] | None:
-    """Return the bodies of the messages that a step has replied, None for a step that has not finished."""
+    """Return the bodies of the messages that the step `key` of a run has replied; None if the step has not finished."""
     replies = connection.execute(_REPLIES, {"run": run, "key": key}).scalar_one_or_none()
     if replies is None:
         return None
@@ -374,7 +377,7 @@ def step_replies(connection: Connection, run: str, key: str) -> list[str] | None
 
 
 def add_step(connection: Connection, run: str, key: str, rows: Sequence[Row]) -> None:
-    """Insert a finished step of a run, and the messages that it has replied."""
+    """Insert the finished step `key` of a run, and the rows of the messages that it has replied."""
     add_messages(connection, rows)
     replies = json.dumps([row.hash for row in rows])
     connection.execute(insert(STEP).values(run=run, key=key, replies=replies))

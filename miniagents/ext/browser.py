@@ -109,9 +109,10 @@ async def _events(replies: MessageSequencePromise, last_event_id: str | None) ->
 
 
 async def _events_of(promise: MessagePromise, number: int, seen: int | None) -> AsyncIterator[bytes]:
-    """Yield the events of a message: `message`, its tokens, and `done` or `failed`.
+    """Yield the events of the message with this number: `message`, its tokens, and `done` or `failed`.
 
-    If the browser has seen `seen` characters of it, yield only what comes after these.
+    If the browser has seen `seen` characters of the message, yield only what comes after these; None if it has seen
+    nothing of the message.
     """
     if seen is None:
         seen = 0

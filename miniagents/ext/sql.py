@@ -434,6 +434,8 @@ def _claim(connection: Connection, run: str, holder: str) -> None:
 def _renew(engine: AsyncEngine, run: str, holder: str, name: str, stopped: threading.Event) -> None:
     """Renew the claim on a run at intervals until `stopped` is set; end with an error in the log if it is lost.
 
+    The log calls the run by `name`.
+
     This runs in a thread, as code of the application may block its loop.
     """
 
@@ -545,7 +547,7 @@ def _message_of(body: str, place: str) -> Message:
     """Convert the body of a row into its message; fields that cannot be read are left out, with a warning.
 
     Raises:
-        HistoryFormatError: the body is no JSON.
+        HistoryFormatError: the body is no JSON; the message names the row by `place`.
     """
     try:
         fields = json.loads(body)

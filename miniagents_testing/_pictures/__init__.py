@@ -219,7 +219,15 @@ def _start_of(numbered: tuple[int, tuple[Interaction, Reading, str]]) -> float:
 
 
 def _read_request(number: int, interaction: Interaction, reading: Reading, name: str, new: NewTurns) -> Request:
-    """Return a recorded interaction as a request of the picture: its texts, the times of its tokens, and its ending."""
+    """Return a recorded interaction as a request of the picture: its texts, the times of its tokens, and its ending.
+
+    Args:
+        number: of the request in the picture.
+        interaction: as it was recorded.
+        reading: the interaction as it was read.
+        name: of the agent, for people.
+        new: finds the messages that the agent's earlier requests did not have.
+    """
     response = interaction.response
     start = ticks(interaction.started_ms)
     moment = start + ticks(response.headers_ms)

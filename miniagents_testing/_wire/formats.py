@@ -216,7 +216,7 @@ def openai_failure(failure: Failure) -> Body:
 
 
 def _common_fields(call: Call, kind: str) -> Body:
-    """Return the fields that chunks and documents have in common."""
+    """Return the fields that chunks and documents have in common; `kind` is the value of `object`."""
     return {
         "id": f"chatcmpl-scripted-{call.number}",
         "object": kind,
@@ -412,7 +412,14 @@ def _message(step: Step, call: Call) -> _Item:
 
 
 def _content_part(kind: Body, key: str, pieces: tuple[str, ...], index: int) -> list[Event]:
-    """Return the events of one part of a message: a text or a refusal."""
+    """Return the events of one part of a message: a text or a refusal.
+
+    Args:
+        kind: fields of the part without its text, with its `type`.
+        key: the field that has its text.
+        pieces: the text, in deltas.
+        index: number of the part in its message.
+    """
     inner = _part_events(
         "response.content_part", {**kind, key: ""}, {**kind, key: "".join(pieces)}, "content_index", index
     )
@@ -422,7 +429,10 @@ def _content_part(kind: Body, key: str, pieces: tuple[str, ...], index: int) -> 
 
 
 def _part_events(name: str, empty: Body, whole: Body, index_name: str, index: int) -> list[Event]:
-    """Return two events, which open and close a part of an item; the events of the part's text go between them."""
+    """Return two events, which open and close a part of an item; the events of the part's text go between them.
+
+    The part is `empty` in the first and `whole` in the second; its number, `index`, is in the field `index_name`.
+    """
     return [
         opening_event({"type": f"{name}.added", index_name: index, "part": empty}),
         closing_event({"type": f"{name}.done", index_name: index, "part": whole}),

@@ -252,7 +252,7 @@ class _Part(NamedTuple):
 def _multipart_tree(body: bytes, headers: Headers, kind: str) -> Any:
     """Return the tree of a multipart body: its parts by name for a form, else a list of them in their order.
 
-    Return `NO_TREE` if the body is not as its header says.
+    Return `NO_TREE` if the body is not as its header says. `kind` is the media type, such as "multipart/form-data".
     """
     parts = _parts(body, headers)
     if parts is None:
@@ -264,7 +264,7 @@ def _multipart_tree(body: bytes, headers: Headers, kind: str) -> Any:
 
 
 def _places_of_parts(parts: Sequence[_Part], kind: str) -> Iterator[tuple[str, ...]]:
-    """Return the place of each part in the tree: by its name in a form, else by its number."""
+    """Return the place of each part in the tree: by its name if the media type `kind` is a form, else by its number."""
     if kind == _FORM_DATA:
         return _places(part.name for part in parts)
     return ((str(number),) for number in range(len(parts)))

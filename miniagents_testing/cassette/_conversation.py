@@ -130,7 +130,7 @@ def from_events(events: Interaction, before: Interaction) -> Interaction:
 def _event_of(frame: Frame, number: int) -> bytes:
     """Return a frame as an event, with a line of data for each line of the frame.
 
-    Bytes become JSON under a name of their own, so that they are not joined with those of other frames.
+    Bytes become JSON under a name with `number`, the frame's own, so that they are not joined with those of others.
     """
     if isinstance(frame.data, bytes):
         return b'data: {"bytes %d":"%s"}\n\n' % (number, base64.b64encode(frame.data))
@@ -251,7 +251,10 @@ class PlayedConversation:
             await self._changed.wait()
 
     def _as_recorded(self, data: str | bytes, *, known: bool = True) -> str | bytes:
-        """Return a frame as it would be recorded, without secrets; bytes with a secret become `[redacted]`."""
+        """Return a frame as it would be recorded, without secrets; bytes with a secret become `[redacted]`.
+
+        For `known`, see `scrub_request`.
+        """
         body = data.encode() if isinstance(data, str) else base64.b64encode(data)
         clean, _ = self._session.settings.redact.scrub_request(body, {}, known=known)
         if isinstance(data, str):

@@ -282,9 +282,9 @@ class Slot:
             self.recorder.on_whole(self.interaction())
 
     def failed(self, error: BaseException, *, is_network: bool) -> None:
-        """Record an error of the connection, or a cancellation, as the end of the answer.
+        """Record an error of the connection (`is_network`), or a cancellation, as the end of the answer.
 
-        Another error before the response drops the slot; after that, the answer ends as closed.
+        Another error before the response drops the slot; later, the answer ends as closed.
         """
         if is_network:
             self.ended(f"raise {type(error).__name__}: {error}")

@@ -47,6 +47,10 @@ def mode_of(mode: str, *, exists: bool) -> Mode:
 def refuse_under_ci(name: str, mode: str) -> None:
     """Refuse to record under CI, where no developer looks at the recording.
 
+    Args:
+        name: the file that would be recorded, for the error.
+        mode: the record mode, for the error.
+
     Raises:
         RecordingRefusedError: the environment variable CI is set, and not to 0 or false.
     """
@@ -143,7 +147,7 @@ class RecordSettings:
 
 
 def _check(name: str, value: object, words: Any) -> None:
-    """Raise ValueError unless the value is one of the words of a `Literal`."""
+    """Raise `ValueError`, with the setting's `name`, unless its value is one of the words of a `Literal`."""
     known = get_args(words)
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")

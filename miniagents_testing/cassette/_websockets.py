@@ -247,7 +247,7 @@ def recorded_sync(create: Callable[..., Any], slot: Slot) -> Callable[..., Any]:
 
 
 def _listen(owner: Any, name: str, listener: Callable[..., object]) -> None:
-    """Let a listener be told of the arguments of each call of an object's method, before the call."""
+    """Let the listener be called before each call of the method `name` of an object, with the call's arguments."""
     method = getattr(owner, name)
 
     def call(*arguments: Any) -> Any:

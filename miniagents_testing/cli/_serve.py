@@ -170,7 +170,7 @@ def _as_step(item: Any, where: str) -> Step | Failure:
 
 
 def _checked(name: str, value: Any, kind: type) -> Any:
-    """Return the value of a field unchanged; raise `TypeError` if it is not of this kind, a list or a mapping."""
+    """Return the value of the field `name` unchanged; raise `TypeError` if it is not of `kind`, list or dict."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {'a list' if kind is list else 'names with values'}, not {value!r:.80}")
     return value

@@ -133,7 +133,8 @@ def _from_connection(error: BaseException, provider: str) -> LLMError:
 def _from_library(error: BaseException, provider: str, responded: bool) -> LLMError | None:
     """Translate an error of the HTTP library or the network; return None for other errors.
 
-    Before the response, it is a failed connection; within it, a stalled, undecodable or broken stream.
+    The error is a failed connection, or, if the response had begun (`responded`), a stalled, undecodable or broken
+    stream. `provider` is for the message.
     """
     if not _is_network_error(error):
         return None

@@ -42,7 +42,10 @@ def _is_left_out(kind: type[Message]) -> bool:
 
 
 def check_roles(messages: Iterable[Message], alias: str) -> None:
-    """Raise `TypeError` for the first message whose role no model knows; errors and approvals are not checked."""
+    """Raise `TypeError` for the first message whose role no model knows; errors and approvals are not checked.
+
+    The error names the agent by `alias`.
+    """
     for message in messages:
         if message.role not in _ROLES and not _is_left_out(type(message)):
             role = str(message.role)
@@ -55,7 +58,10 @@ def check_roles(messages: Iterable[Message], alias: str) -> None:
 
 
 def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]:
-    """Return the messages that a model is sent: all but errors and approvals, and of interrupted ones those with calls.
+    """Return the messages that a model is sent.
+
+    Errors and approvals are left out, and so are interrupted messages, but for answers with calls. Errors name the
+    agent by `alias`.
 
     Raises:
         TypeError: a message has a role that no model knows.
@@ -143,7 +149,7 @@ def _get(holder: Any, key: str) -> Any:
 
 
 def _first_id(holder: Any, *names: str) -> str | None:
-    """Return the first value that is set under one of these names, as a string; None if all are absent."""
+    """Return the first value under one of `names` that is not None, as a string; None if there is none."""
     for name in names:
         if (value := _get(holder, name)) is not None:
             return str(value)

@@ -355,7 +355,7 @@ class Redaction:
         return request.body, request.headers
 
     def scrub_uri(self, uri: str, *, known: bool = True) -> str:
-        """Return a URI as it would be recorded; live requests are looked up by it. See `scrub_request`."""
+        """Return a URI as it would be recorded; live requests are looked up by it. For `known`, see `scrub_request`."""
         return (self._by_known if known else self._by_form).uri(uri)[0]
 
     def leaks(self, interaction: Interaction, *, keys: bool = False) -> list[Leak]:
