@@ -414,7 +414,7 @@ async def ask_and_continue(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_question_without_a_decision_is_the_last_reply(kind: str) -> None:
-    """The other calls are finished, the question comes last, and an approval lets the call run and the model go on."""
+    """Calls beside an undecided one finish, its question is the last reply, and an approval lets it run."""
     first, second, files, llm = await ask_and_continue(
         kind, deletes("a", text="Well.", show=True), lambda questions: [questions[0].grant()]
     )

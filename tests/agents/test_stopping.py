@@ -77,7 +77,7 @@ def test_C14_second_signal_ends_the_process_without_waiting_for_clean_ups(ends: 
 
 @pytest.mark.parametrize(("end", "status"), [("ValueError", 1), ("SystemExit", 9), ("KeyboardInterrupt", 130)])
 def test_C5_C16_exception_in_main_or_in_an_agent_ends_the_program(end: str, status: int, cases: Cases) -> None:
-    """All clean-ups run; errors are printed, `sys.exit` keeps its status, and an interrupt ends it as Ctrl-C does."""
+    """A program that an exception ends cleans up, prints errors, and exits as `sys.exit` or Ctrl-C would."""
     for line in cases[end]:
         assert line["left"] == [], line
         assert shell_status(line) == status, line

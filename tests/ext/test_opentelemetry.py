@@ -334,7 +334,7 @@ async def test_request_that_does_not_stream_has_no_time_to_its_first_chunk(kind:
 
 @pytest.mark.parametrize("kind", ["chat", "responses", "messages"])
 async def test_span_of_a_request_names_the_server_of_its_client(kind: str, spans: Spans) -> None:
-    """The address and the port are those of the URL of the client, such as a server on this machine."""
+    """The span of a request has the address and the port of the client's URL, such as a server on this machine."""
     with ProviderServer("Hello") as server:
         url = server.anthropic_base_url if kind == "messages" else server.openai_base_url
         client = openai.AsyncOpenAI if kind != "messages" else anthropic.AsyncAnthropic

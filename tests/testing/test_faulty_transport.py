@@ -149,7 +149,7 @@ async def test_on_selects_requests_by_number_or_function() -> None:
 
 
 async def test_inject_raises_an_error_with_the_reason_for_each_unused_fault() -> None:
-    """The error says that the stream was too short, was not read far enough, or that the request never came."""
+    """For an unused fault, `inject` says that the stream was too short or read too little, or had no request."""
     with pytest.raises(UnusedFaultError) as caught:
         with inject(
             Provider().transport,

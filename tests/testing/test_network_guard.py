@@ -112,7 +112,7 @@ def test_X13_datagrams_are_refused() -> None:
 
 
 def test_refusal_names_the_agent_and_its_callers() -> None:
-    """The error passes through the agents unchanged, and names the agent that sent the request and its callers."""
+    """The guard's error passes through agents unchanged, and names the agent that sent the request and its callers."""
 
     @miniagent
     async def boss(ctx: InteractionContext, client: openai.AsyncOpenAI) -> None:

@@ -382,7 +382,7 @@ def test_reading_any_interaction_raises_nothing(
         (chat(tool_calls=[{"index": 0, "id": "\ud83d", "function": {"name": "\ud83d"}}]), ("tool", "\ufffd ")),
     ],
 )
-def test_half_a_character_is_read_as_a_replacement_character(event: dict[str, Any], piece: tuple[str, str]) -> None:
+def test_half_a_surrogate_pair_becomes_a_replacement_character(event: dict[str, Any], piece: tuple[str, str]) -> None:
     """Half a surrogate pair in an event is U+FFFD; a text keeps the first half, and it ends with the next event."""
     read_ = read_interaction(interaction(event, chat(finish_reason="stop")))
     assert [(each.kind, each.text) for each in read_.chunks[0]] == ([piece] if piece[1] else [])
@@ -390,7 +390,7 @@ def test_half_a_character_is_read_as_a_replacement_character(event: dict[str, An
     assert "\ufffd" in "".join(each.text for each in read_.pieces)
 
 
-def test_error_with_half_a_character_is_read() -> None:
+def test_error_with_half_a_surrogate_pair_is_read() -> None:
     """The message of an error response is found, also if it has half a surrogate pair."""
     body = b'{"error": {"message": "too \\ud83d"}}'
     read_ = read_interaction(interaction(status=429, chunks=(Chunk(0, body),)))

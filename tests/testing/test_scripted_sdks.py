@@ -46,7 +46,7 @@ async def test_sdk_receives_all_fields_of_a_step(sdks: Any, api: str, streamed: 
 
 @pytest.mark.parametrize(("api", "streamed", "sync"), EVERY_WAY)
 async def test_refusal_of_a_step_reaches_the_sdk_as_a_refusal(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
-    """The words arrive where each provider puts a refusal, and not as the text of the answer."""
+    """The words of a step's refusal arrive where each provider puts a refusal, and not as the text of the answer."""
     transport = ScriptedLLM(Step(refusal="I will not do that.")).transport()
     said = await sdks.ask(api, streamed=streamed, sync=sync, transport=transport)
     assert (said.text, said.refusal) == ("", "I will not do that.")

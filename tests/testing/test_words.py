@@ -28,7 +28,7 @@ def test_counted_is_one_or_many(count: int, said: str) -> None:
 
 
 def test_first_lines_end_in_the_number_of_the_others() -> None:
-    """Of many lines the first ones are there, and the others are counted; few lines are all there."""
+    """`first_lines` returns the first of many lines and counts the others in a last one, and returns all of few."""
     assert first_lines(["a", "b", "c"], 1) == ["  a", "  and 2 more"]
     assert first_lines(["a", "b"], 2) == ["  a", "  b"]
 

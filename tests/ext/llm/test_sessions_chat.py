@@ -417,7 +417,7 @@ def test_S31_lone_surrogates_are_replaced_and_set_lossy(pieces: list[str]) -> No
     assert result.lossy == ("\ufffd" in whole)
 
 
-def test_S31_a_call_after_one_with_half_a_character_is_a_call_of_its_own() -> None:
+def test_S31_a_call_after_one_with_half_a_surrogate_pair_is_a_call_of_its_own() -> None:
     """A call without an id and an index begins after arguments that are whole, also with half a surrogate pair."""
     call = {"function": {"name": "f", "arguments": '{"a": "\ud83d"}'}}
     result = outcome(*(chunk(choice(tool_calls=[call])) for _ in range(2)), STOP, DONE)

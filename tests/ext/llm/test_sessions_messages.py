@@ -295,7 +295,7 @@ def test_S31_surrogate_halves_are_joined_across_deltas_and_lone_ones_replaced() 
     assert result.lossy
 
 
-def test_S31_arguments_may_hold_half_a_character() -> None:
+def test_S31_arguments_may_hold_half_a_surrogate_pair() -> None:
     """Arguments with half a surrogate pair, also at their end, are kept with U+FFFD in its place."""
     use = {"type": "tool_use", "id": "i", "name": "f", "input": {}}
     for half in ('{"a": "\ud83d"}', '{"a": "\ud83d'):

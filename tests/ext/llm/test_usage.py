@@ -94,7 +94,7 @@ async def test_input_includes_cache_reads_and_writes_of_anthropic(whole: bool, k
 
 
 async def test_usage_of_anthropic_comes_in_several_events(kit: Kit) -> None:
-    """The start has the input and the end the output; a later number of the same name replaces the earlier one."""
+    """Anthropic sends the input at the start and the output at the end; a later number replaces the earlier one."""
     start = {"input_tokens": 10, "cache_read_input_tokens": 7, "cache_creation_input_tokens": None, "output_tokens": 1}
     usage = await messages_usage(kit, start, {"output_tokens": 3}, {"output_tokens": 5, "input_tokens": None})
     assert counts(usage) == (17, 5, 7, None, None, 22)

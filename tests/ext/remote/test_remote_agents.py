@@ -581,7 +581,7 @@ async def _first(replies: Any, count: int) -> AsyncIterator[Any]:
 
 @in_virtual_time
 async def test_R3_silent_worker_is_lost_for_all_readers_and_gets_the_cancel() -> None:
-    """The first end in the log counts for all readers; the worker that goes on later is stopped, and adds nothing."""
+    """All readers of a call get the error of a silent worker; if it goes on later, it is stopped and adds nothing."""
     ended: list[str] = []
 
     @miniagent

@@ -224,7 +224,7 @@ async def test_call_that_outlives_its_journal_is_not_stored(database: str) -> No
 async def test_error_of_a_run_stays_when_its_journal_cannot_be_written(
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A run that cannot be given back, as the database is locked, is a warning: the run's own error is raised."""
+    """If a locked database keeps a failed run from being released, that is a warning, and the run's error is raised."""
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/runs.db", connect_args={"timeout": 0.1})
     with closing(sqlite3.connect(tmp_path / "runs.db")) as other, pytest.raises(ValueError, match="of the run"):
         async with aclosing(Journal(engine, run_id="run")) as journal, MiniAgents():

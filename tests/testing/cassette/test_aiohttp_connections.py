@@ -107,7 +107,7 @@ def test_https_and_proxies_are_recorded_and_played(
     scheme: str,
     loop: str,
 ) -> None:
-    """Chunks are the same; in replay neither the server nor the proxy is asked, and no certificate is needed."""
+    """Chunks are the same live and played; a replay asks neither server nor proxy, and needs no certificate."""
     target = secure_server if scheme == "https" else server
 
     async def get(tls: Any) -> Any:

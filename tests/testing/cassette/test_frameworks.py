@@ -244,7 +244,7 @@ def path(tmp_path: Path) -> Path:
 async def test_agent_with_a_tool_is_the_same_live_recorded_and_played(
     agent: Callable[[str], Framework], server: ProviderServer, path: Path, streams: bool
 ) -> None:
-    """The texts and the calls of the tool are the same, and a replay sends nothing."""
+    """A framework's agent gives the same texts and tool calls live, recorded and played, and a replay sends nothing."""
     async with agent(server.url) as framework:
         live = await framework.read(PROMPT, streams=streams)
         with use_cassette(path, record_mode="once"):

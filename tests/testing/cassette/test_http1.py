@@ -92,7 +92,7 @@ def test_request_through_a_proxy_has_its_own_url() -> None:
 
 
 def test_request_asks_for_an_answer_without_compression() -> None:
-    """Of the head, only the value of `accept-encoding` changes; a body with the same words stays as it is."""
+    """`pieces(identity=True)` changes only the `accept-encoding` of a request, and not the same words in its body."""
     request = RequestBytes("http://x.test")
     body = b"\r\naccept-encoding: gzip"
     request.write(b"POST / HTTP/1.1\r\nAccept-Encoding: gzip, br\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))

@@ -165,7 +165,7 @@ def test_upload_is_recorded_whole(client: Client, server: Server, path: Path) ->
 
 @cell("miss")
 def test_miss_is_raised_once_and_nothing_is_sent(client: Client, server: Server, path: Path) -> None:
-    """The error reaches the application as it is; no client asks a second time."""
+    """The error of a miss reaches the application as it is, and no client sends a request or asks a second time."""
     save(path, [Interaction("GET", "https://x.test/", b"", ResponseStream(reason="OK"))])
     with client, pytest.raises(CassetteMissError) as outer:
         with use_cassette(path) as session:

@@ -419,7 +419,7 @@ def test_model_client_streams_the_same_live_recorded_and_played(client: Client, 
 
 @cell("early close")
 def test_model_client_that_stops_early_does_so_again(client: Client, server: WireServer, path: Path) -> None:
-    """The text that came until the application stopped is played; reading on is an error that says so."""
+    """If the application stops reading early, the chunks until then are recorded, and played to the same early stop."""
     assert in_all_ways(client, server, path, "long", most=1) == [TEXTS[0]]
     [recorded] = load(path)
     assert recorded.response.end in ("closed", "cancelled", "open")  # litellm closes no sync stream
@@ -463,7 +463,7 @@ def test_image_in_a_prompt_is_recorded(client: Client, server: WireServer, path:
 
 @cell("miss")
 def test_model_client_raises_a_miss(client: Client, server: WireServer, path: Path) -> None:
-    """The error or its text reaches the application, at once and once; nothing is sent, and the end raises it again."""
+    """A miss or its text reaches the application once, nothing is sent, and the end of the cassette raises the miss."""
     save(path, [Interaction("GET", "https://x.test/", b"", ResponseStream(reason="OK"))])
     with pytest.raises(CassetteMissError, match="has no answer for POST") as outer:
         with use_cassette(path, unplayed="ignore") as session:

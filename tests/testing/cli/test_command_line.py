@@ -142,7 +142,7 @@ def test_damaged_line_is_never_a_traceback(
 
 
 HALF = r"\ud83d"
-"""Half a character, as JSON writes it."""
+"""Half a surrogate pair, as JSON writes it."""
 ODD_EVENTS = [
     f'{{"choices":[{{"index":0,"delta":{{"content":"{HALF}","reasoning":"{HALF}","refusal":"{HALF}"}}}}]}}',
     f'{{"model":"{HALF}","choices":[{{"delta":{{"tool_calls":[{{"function":{{"name":"{HALF}"}}}}]}}}}]}}',

@@ -146,7 +146,7 @@ def test_recordings_of_workers_are_listed_once(project: Project) -> None:
 
 
 def test_long_lists_of_requests_are_cut(project: Project) -> None:
-    """Of many requests, the first are shown, and the others are counted."""
+    """Of many recorded requests, the section of the summary shows the first ones, and counts the others."""
     result = project(ask(*(f"{number}?" for number in range(9))), "--miniagents-record=once")
     assert _section(result)[-3:-1] == ["  new: '4?'", "  new: 4 more"]
 
