@@ -266,7 +266,7 @@ class NatsConnection:
 
     @property
     def largest_frame(self) -> int:
-        """Half of what the server takes, which leaves room for headers."""
+        """Number of bytes that a frame may have: half of what the server takes, so that headers fit, too."""
         return int(self._client.max_payload) // 2
 
     @property

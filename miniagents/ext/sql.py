@@ -434,9 +434,7 @@ def _claim(connection: Connection, run: str, holder: str) -> None:
 def _renew(engine: AsyncEngine, run: str, holder: str, name: str, stopped: threading.Event) -> None:
     """Renew the claim on a run at intervals until `stopped` is set; end with an error in the log if it is lost.
 
-    The log calls the run by `name`.
-
-    This runs in a thread, as code of the application may block its loop.
+    The log names the run by `name`. This runs in a thread, as code of the application may block its loop.
     """
 
     async def renew() -> None:

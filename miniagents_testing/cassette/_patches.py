@@ -130,7 +130,10 @@ def _targets_in(client: Patches, name: str) -> Iterator[Target]:
 
 
 def _install(owner: Any, name: str, replacement: Callable[[Any], Any]) -> None:
-    """Replace a method, also one that the owner inherits, or count one more user of its replacement."""
+    """Replace the method `name`, also one that the owner inherits, or count one more user of its replacement.
+
+    `replacement` takes the method and returns the function to put in its place.
+    """
     patch = _patches.get((owner, name))
     if patch is None:
         before = vars(owner).get(name, _INHERITED)

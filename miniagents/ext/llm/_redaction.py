@@ -66,7 +66,7 @@ class Redactor:
         self._unread: list[Iterable[str]] = [secrets] if secrets else []
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Add secrets to be replaced, including their forms in a URL and in JSON."""
+        """Add secrets to be replaced, including their forms in a URL and in JSON; leave out ones below `_SHORTEST`."""
         forms = {
             form
             for secret in secrets
