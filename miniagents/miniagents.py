@@ -229,6 +229,6 @@ def _check_no_running_loop(awaitable: Awaitable[Any] | None) -> None:
 
 
 def _close_unawaited(awaitable: Any) -> None:
-    """Close a coroutine, which would warn that it was never awaited; do nothing if it has ended or is none."""
+    """Close a coroutine, which would warn that it was never awaited; do nothing to other awaitables."""
     if inspect.iscoroutine(awaitable):
         awaitable.close()

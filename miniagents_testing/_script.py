@@ -511,7 +511,7 @@ def _cut_text(text: str, cut: Cut) -> tuple[str, ...]:
     """Cut a text into deltas by words, by characters, by a size or by a function; an empty text has none.
 
     Raises:
-        ValueError: the function's pieces do not join to the text, or `cut` is none of these.
+        ValueError: the function's pieces do not join to the text, or `cut` is another value.
     """
     if not text:
         return ()

@@ -606,7 +606,7 @@ def _freeze_by_base(value: Any, level: int) -> Any:
 
 
 def _find_base(value: Any, level: int) -> Any:
-    """Return what `_freeze_by_base` returns."""
+    """Do the work of `_freeze_by_base`, without a look at the marker."""
     if isinstance(value, Enum):
         value = value.value
     if type(value) in ATOMS or isinstance(value, FrozenLeaf):

@@ -622,7 +622,7 @@ def _index(record: Record) -> int:
 
 
 def _number(value: Any) -> float:
-    """Return a number of seconds; raise `RemoteProtocolError` if it is none."""
+    """Return a value that must be a number of seconds; raise `RemoteProtocolError` if it is no number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RemoteProtocolError(f"Seconds were expected in a frame of a remote call, not {value!r:.80}")
     return float(value)

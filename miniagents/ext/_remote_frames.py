@@ -182,7 +182,7 @@ class FrameReader:
             raise RemoteProtocolError(f"Parts of a frame of a remote call are no JSON: {whole[:80]!r}") from None
 
     def _checked(self, records: Any, data: bytes) -> list[Record]:
-        """Return records, up to the one that ends the call; raise `RemoteProtocolError` if they are none."""
+        """Return records, up to the one that ends the call; raise `RemoteProtocolError` for another value."""
         if not (isinstance(records, list) and all(isinstance(each, dict) for each in records)):
             raise RemoteProtocolError(f"A frame of a remote call has no records: {data[:80]!r}")
         for index, record in enumerate(records):

@@ -262,9 +262,9 @@ class Worker:
     # --- sending
 
     async def _send(self) -> None:
-        """Send what is new of all calls, again and again, in half of the time at most.
+        """Send the news of all calls in rounds until cancelled, with pauses of at least the time of the round before.
 
-        Compare first the logs that may have lost frames.
+        In each round, first compare the logs that may have lost frames.
         """
         loop = asyncio.get_running_loop()
         while True:

@@ -65,7 +65,7 @@ async def serve(
         keep: seconds for which the broker keeps a frame of a log.
 
     Raises:
-        TypeError: one of the agents is none, or takes an argument named `call_id`.
+        TypeError: one of `agents` is no agent, or takes an argument named `call_id`.
         ValueError: two agents have one alias, there is no agent, or a number is out of range.
         MissingExtraError: the package nats-py is not installed.
         NoActiveContextError: no run is open.

@@ -245,7 +245,7 @@ class PlayedConversation:
         self._playback.close()
 
     async def _wait_for(self, sent: int | None) -> None:
-        """Wait until the client has sent so many frames, or the conversation is over; None waits for the latter."""
+        """Wait until the client has sent `sent` frames, or the conversation is over; if None, wait until it is over."""
         while not self.is_over and (sent is None or self._sent < sent):
             self._changed.clear()
             await self._changed.wait()

@@ -385,7 +385,7 @@ def guarded(client: Client, before: Callable[..., Any]) -> Callable[..., Any]:
 
         @wraps(real)
         def call_async(*args: Any, **kwargs: Any) -> Any:
-            if is_passing():  # what a cassette sends is none of vcrpy's, which would refuse it
+            if is_passing():  # the request of a cassette: vcrpy would refuse it
                 return real(*args, **kwargs)
             return (call_past if goes_past(client, args, kwargs) else before)(*args, **kwargs)
 
