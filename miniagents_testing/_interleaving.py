@@ -412,7 +412,7 @@ def _short_place(place: tuple[str, int] | None) -> str:
 
 
 def _source(place: tuple[str, int] | None) -> str:
-    """Return the text of a line, shortened if it is long; a place that is not known is code of a library."""
+    """Return the text of a line, shortened if it is long; "(a library)" if the place is None, as it is not known."""
     return "(a library)" if place is None else _clipped(linecache.getline(*place).strip(), _WIDEST_SOURCE)
 
 

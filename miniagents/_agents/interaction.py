@@ -303,7 +303,7 @@ class InteractionContext(_CallScope, CountedCall):
     async def _run(self) -> None:
         """Run the agent's function, and wait for the awaitables of `make_sure_to_wait`; then end the replies.
 
-        Before that wait, finish the calls that the function left open, and after the end those that are open then.
+        Before that wait, finish the calls that the function left open; at the end, finish the calls opened since then.
         Reply what the function returned, also if an awaitable fails. If the function or an awaitable fails, cancel the
         awaitables that are left, add the agent's trace to the error, and raise it; interrupts get no trace.
         """

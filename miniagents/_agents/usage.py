@@ -338,7 +338,7 @@ class RequestMeter:
             level.totals.begin(level.path)
 
         def end(answered: str | None, usage: Usage | None, complete: bool) -> None:
-            """Add tokens and cost of the request to all totals; the price is that of the model that answered."""
+            """Add tokens and cost of a request to all totals, at the price of the answering or the asked model."""
             models = (model,) if answered is None or answered == model else (answered, model)
             request = EndedRequest(models, usage, complete, self._price)
             for level in self._levels:

@@ -275,7 +275,7 @@ async def test_last_fails_as_the_last_message_does() -> None:
 
 
 async def test_single_text_leaves_out_calls_and_results() -> None:
-    """`as_single_text_promise` has the answers without calls only, and references these."""
+    """`as_single_text_promise` joins only the answers without calls, and has only these as `original_messages`."""
     llm = ScriptedLLM([calls(("double", {"number": 1}), text="Let me see."), "It is two."])
     async with MiniAgents():
         message = await llm.agent(tools=[double]).trigger("Hi").as_single_text_promise()

@@ -159,7 +159,7 @@ async def test_parsed_is_none_without_output() -> None:
 
 
 def test_parse_reads_the_text_of_any_message() -> None:
-    """`parse` reads the JSON of a text, of parts and of fields; other values with or without an object around them."""
+    """`parse` reads a text, joined parts or fields; it takes a value that is no object also out of `{"value": ...}`."""
     assert Message('{"good": true}').parse(Verdict) == Verdict(good=True)
     assert Message(["[1, ", "2]"]).parse(list[int]) == [1, 2]
     assert Message('{"value": [1]}').parse(list[int]) == [1]

@@ -181,7 +181,7 @@ async def test_sync_generator_is_read_in_its_thread() -> None:
 
 
 async def test_partial_of_an_async_function_is_awaited() -> None:
-    """A partial function runs with the bound arguments and those of the model."""
+    """A partial of an async function runs with the bound arguments and those of the model, and is awaited."""
 
     async def work(left: str, right: str) -> str:
         return left + right

@@ -218,9 +218,10 @@ class _Anthropic(ProviderAdapter):
         return {"output_config": {**config, "format": {"type": "json_schema", "schema": schema}}}
 
     def tool_choice(self, given: Any, tool: str | None, *, forced: bool, request: Mapping[str, Any]) -> Any:
-        """Return a forced call of any tool or of `tool`, or `auto`, with further fields of the given choice.
+        """Return the parameter for a forced call of any tool or of `tool`, or `auto` if no call is forced.
 
-        Return a given `auto` or `none` as it is. Without a forced call and further fields, return None.
+        Further fields of the given choice are kept. Return a given `auto` or `none` as it is. Return None if no call is
+        forced and there are no further fields.
         """
         given = given or {}
         if given.get("type") in ("auto", "none"):

@@ -224,7 +224,7 @@ class _OpenAI(ProviderAdapter):
         return {"text": {**text, "format": {"type": "json_schema", **schema}}}
 
     def tool_choice(self, given: Any, tool: str | None, *, forced: bool, request: Mapping[str, Any]) -> Any:
-        """Return a forced call of any tool or of `tool`; None without a forced call.
+        """Return the parameter for a forced call of any tool or of `tool`; None if no call is forced.
 
         Return a given `auto` or `none` as it is. A given choice among allowed tools keeps these, and gets the mode.
         """

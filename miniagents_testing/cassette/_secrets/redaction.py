@@ -249,7 +249,7 @@ class Redaction:
         self._know(known_values)
 
     def _search(self, known: Mapping[str, str]) -> Search:
-        """Return a search for these known values, and for names of fields, shapes of keys, and the user's rules."""
+        """Return a search for known values, given with their origins, and for names, shapes of keys and the rules."""
         return Search(known, self._names, self._paths, self._rules)
 
     def _know(self, values: Mapping[str, str]) -> None:
