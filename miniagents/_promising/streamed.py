@@ -198,7 +198,7 @@ class StreamCell(Cell[W], Generic[P, W]):
             self.resolve(self.whole())
 
     def whole(self) -> W:
-        """Return the result of the promise: all pieces as its resolver joins them; a tuple if it has no resolver."""
+        """Return the result of the promise: what its resolver makes of all pieces, else a tuple of them."""
         if self.resolver is not None:
             return self.resolver(self.pieces)
         return tuple(self.pieces)  # type: ignore[return-value]  # without a resolver, W is that tuple

@@ -216,7 +216,7 @@ async def _keep_open(broker: Broker, opened: asyncio.Future[Caller], callers: di
     Args:
         broker: the broker to connect with.
         opened: gets the `Caller` as its result, or the error of the connection.
-        callers: callers of the run, from which the broker is removed at the end.
+        callers: callers of the run by their brokers; the entry of this broker is removed at the end.
     """
     error: BaseException = PromiseCancelledError("The run has ended")
     try:

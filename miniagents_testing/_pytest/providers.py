@@ -41,8 +41,8 @@ def scripted_llm(request: pytest.FixtureRequest) -> Callable[..., ScriptedLLM]:
 def provider_server(request: pytest.FixtureRequest) -> Callable[..., ProviderServer]:
     """Return a function that starts servers with a script: `provider_server(["Hello"])`, as `ProviderServer` does.
 
-    A test with this fixture may connect to this machine. The servers run until the test ends. It fails if steps of a
-    script are left, or if there was a call without a step.
+    The servers run until the test ends, and the test may connect to this machine. The test fails if steps of a script
+    are left, or if there was a call without a step.
     """
     with fail_without_extra("provider_server"):
         from miniagents_testing._provider_server import ProviderServer

@@ -181,7 +181,7 @@ def _is_async(function: Any) -> bool:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test in virtual time before its call if its loop is no loop of virtual time.
 
-    If the call fails, add its schedule to the error.
+    If the call fails, add the schedule of the loop to the error.
     """
     if not _wants_virtual_time(item) or not isinstance(item, pytest.Function):
         return (yield)

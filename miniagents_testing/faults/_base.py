@@ -354,7 +354,7 @@ class FaultyTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
 
 
 def _replacement(faults: list[Fault], request: httpx2.Request) -> ResponseStream | None:
-    """Return the response of the first fault that is a response itself, with all faults applied; None if none is."""
+    """Return the response that the first fault with a response gives, with all faults applied; None if none has one."""
     stream = next((found for fault in faults if (found := fault.response(request)) is not None), None)
     return None if stream is None else Layers(faults).apply(stream)
 

@@ -184,7 +184,8 @@ class ResponsesSession(Session):
         Text that was withheld is returned, too.
 
         Raises:
-            StreamProtocolError: the text of the item does not begin with its deltas.
+            StreamProtocolError: the text does not begin with its deltas, or differs from them after a wrong sequence
+                number.
         """
         done = self._read_object(data, "item")
         item = self._find_item(data, done.get("id"))
@@ -209,7 +210,8 @@ class ResponsesSession(Session):
         While text is still withheld, an event without a text returns "".
 
         Raises:
-            StreamProtocolError: the text of the part does not begin with its deltas.
+            StreamProtocolError: the text does not begin with its deltas, or differs from them after a wrong sequence
+                number.
         """
         item = self._find_item(data)
         whole = repair_surrogates(self._read_text(data, "text"))
@@ -301,7 +303,7 @@ class ResponsesSession(Session):
         If sequence numbers contradict each other, return "" after the first text.
 
         Raises:
-            StreamProtocolError: the text of an item does not begin with its deltas.
+            StreamProtocolError: the text of the response does not begin with the text that has arrived.
         """
         if not self._items:
             self._items = {index: _Item(item) for index, item in enumerate(output) if isinstance(item, dict)}
