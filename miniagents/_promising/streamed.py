@@ -18,8 +18,7 @@ from weakref import WeakKeyDictionary
 
 from miniagents._promising.context import BoundToRun, drop_engine_frames
 from miniagents._promising.freezing import freeze
-from miniagents._promising.mistakes import Spelling
-from miniagents._promising.promise import Cell, Promise
+from miniagents._promising.promise import Cell, Promise, Spelling
 from miniagents.errors import INTERRUPTS, AppenderClosedError, is_failure
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing_extensions import TypeVar
 
 from miniagents._promising.freezing import ATOMS, BARE, CONSTRUCTING, freeze
 from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields, nested_frozen
-from miniagents._promising.mistakes import Spelling
 from miniagents._promising.naming import CLASS_KEY, FROZEN_CLASSES, escaped
+from miniagents._promising.promise import Spelling
 from miniagents._promising.streamed import KEPT_ELSEWHERE, StreamCell, StreamedPromise, start_reader
 from miniagents._promising.values import IN_PLACE, Form
 from miniagents.errors import MiniAgentsError

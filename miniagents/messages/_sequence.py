@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from pydantic import BaseModel, ValidationError
 
-from miniagents._promising.mistakes import Spelling
+from miniagents._promising.promise import Spelling
 from miniagents._promising.sequence import FlatSequence, SequencePromise
 from miniagents.errors import INTERRUPTS
 from miniagents.messages._message import AssistantMessage, M_co, Message, MessagePromise, ToolMessage
