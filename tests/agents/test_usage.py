@@ -27,7 +27,7 @@ from miniagents import (
     miniagent,
 )
 from miniagents.errors import install_line
-from miniagents.ext.llm._prices import known_price
+from miniagents.ext.llm._base import known_price
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import Retry, create_openai_agent
 from miniagents_testing import Failure, ScriptedLLM, Step

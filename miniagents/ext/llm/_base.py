@@ -2,6 +2,9 @@
 
 A provider's module derives a class from `ProviderAdapter`. The requests go through the provider's SDK; the responses
 are read by `_streaming`. This module is independent of the forms of prompts and responses.
+
+`known_price` asks the package genai-prices (the extra `prices`) what a request costs. The package takes 0.3 seconds to
+import, so it is imported at the first question for a price.
 """
 
 from __future__ import annotations
@@ -22,7 +25,6 @@ from miniagents.acting._output import Output
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
 from miniagents.ext.llm._parameters import check_parameters
-from miniagents.ext.llm._prices import known_price
 from miniagents.ext.llm._prompts import check_roles, messages_for_model
 from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of_client
 from miniagents.ext.llm._sessions.base import repair_surrogates_deep
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from miniagents.acting._output import OutputTool
     from miniagents.acting._tool import Tool
     from miniagents.ext.llm._sessions import Session
-    from miniagents.messages import AssistantMessage, Message, MessageType
+    from miniagents.messages import AssistantMessage, Message, MessageType, Usage
     from miniagents.miniagents import InteractionContext
     from miniagents.observing import Observation
 
@@ -493,6 +495,36 @@ class _LLMAgent(MiniAgent[Any]):
 def _listed_prices(provider: str, url: str) -> ListedPrices:
     """Return the prices of the list for a base URL."""
     return ListedPrices(known_price, provider, url)
+
+
+def known_price(provider: str, url: str, model: str, usage: Usage) -> float | None:
+    """Return what a request costs in US dollars; None if the price is not known, or genai-prices is not installed.
+
+    The numbers go to the package as they are: there, as in `Usage`, the input includes what is in a cache.
+
+    Args:
+        provider: "openai" or "anthropic", whose prices count for a URL that genai-prices does not know.
+        url: the base URL of the client.
+        model: the name of the model.
+        usage: the numbers of tokens.
+    """
+    try:
+        import genai_prices
+    except ImportError:  # the extra is not installed
+        return None
+    tokens = genai_prices.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cached_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+    )
+    places: tuple[dict[str, Any], ...] = ({"provider_api_url": url}, {"provider_id": provider})
+    for place in places:
+        try:
+            return float(genai_prices.calc_price(tokens, model, **place).total_price)
+        except (LookupError, ValueError):  # no such model there, or numbers that cannot be
+            continue
+    return None
 
 
 def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
