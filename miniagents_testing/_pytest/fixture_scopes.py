@@ -58,8 +58,8 @@ def session_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
         yield session
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(
+@pytest.hookimpl(wrapper=True, specname="pytest_fixture_setup")
+def pytest_fixture_setup_of_shared_fixtures(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, Any, Any]:
     """Keep narrower cassettes out of reach of a fixture that several tests share, in its setup and its teardown."""
