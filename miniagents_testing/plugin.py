@@ -25,7 +25,6 @@ PARTS = (
     "miniagents_testing._pytest.cassettes",
     "miniagents_testing._pytest",
     "miniagents_testing._pytest.reports",
-    "miniagents_testing._pytest.fixture_scopes",
     "miniagents_testing._pytest.providers",
     "miniagents_testing._pytest.virtual_time",
 )
