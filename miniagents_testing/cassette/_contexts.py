@@ -78,7 +78,7 @@ _CLIENTS = (
     Patches(("websockets.asyncio.client", "websockets.sync.client"), _targets_of_websockets),
     Patches(_other_clients.MODULES, _other_clients.targets),
 )
-"""The clients that are patched, and at last those that are not recorded."""
+"""The clients that are patched. The last entry has those that are not recorded."""
 
 
 class CassetteContext:

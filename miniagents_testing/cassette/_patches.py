@@ -65,7 +65,7 @@ _lock = threading.RLock()
 def patched(clients: Sequence[Patches], more: Iterable[Target] = ()) -> Iterator[None]:
     """Replace the methods of clients while the context is open, also of modules that are imported in the meantime.
 
-    Nothing is imported here.
+    No library is imported here.
 
     Args:
         clients: those whose methods are replaced.
