@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic_core import SchemaSerializer, core_schema
 
-from miniagents._promising.naming import are_plain_keys, escaped, is_utf8
+from miniagents._promising.naming import are_plain_keys, dump_options, escaped, is_utf8
 from miniagents.bounds import MAX_NESTING
 from miniagents.errors import CyclicValueError, FreezeError
 
@@ -146,10 +146,14 @@ def set_codec(encode: Callable[[Any], Any], decode_items: Callable[[Mapping[str,
 def dump_frozen_dict(value: FrozenDict[str, Any], info: core_schema.SerializationInfo) -> dict[str, Any]:
     """Return the dump of a mapping that pydantic asks for: the plain items with the context `BARE`.
 
-    Otherwise its keys are escaped; for the mode "json", its values are encoded as well.
+    Otherwise its keys are escaped, after pydantic-core has selected those of `include` and `exclude`, as it does in a
+    plain mapping; for the mode "json", its values are encoded as well.
     """
     if info.context is BARE:
         return dict(value)
+    if info.include is not None or info.exclude is not None:
+        selected = dict(escaped(_ITEMS.to_python(value._items, **dump_options(info))))
+        return cast("dict[str, Any]", _encode(selected)) if info.mode == "json" else selected
     if info.mode == "json":
         return cast("dict[str, Any]", _encode(value))
     return dict(escaped(value._items))
@@ -272,6 +276,7 @@ class FrozenDict(Storage, FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
         )
 
 
+_ITEMS: Final = SchemaSerializer(core_schema.dict_schema())
 PLAIN: Final = SchemaSerializer(core_schema.model_schema(FrozenDict, core_schema.dict_schema(), root_model=True))
 """Serializer of a plain `FrozenDict`: one whose JSON, as pydantic-core writes it, is that of `miniagents.values`."""
 _TAGGED: Final = _serializer(dump_frozen_dict)
@@ -486,11 +491,6 @@ def _freeze_dict(items: dict[Any, Any], level: int) -> FrozenDict[Any, Any]:
     return new
 
 
-def _freeze_mapping(items: Mapping[Any, Any], level: int) -> FrozenDict[Any, Any]:
-    """Do what `_freeze_dict` does, for any mapping."""
-    return _freeze_dict(dict(items.items()), level)
-
-
 _PLAIN_KEYS: Final[set[str]] = set()
 """Some keys that are not escaped in dumps: those of small dicts, because others often have the same keys."""
 
@@ -648,7 +648,7 @@ _PLAIN_FREEZERS: Final[dict[type, Callable[[Any, int], Any]]] = {
     timedelta: lambda value, level: timedelta(value.days, value.seconds, value.microseconds),
     Decimal: lambda value, level: Decimal(value),
     UUID: lambda value, level: UUID(int=value.int),
-    Mapping: _freeze_mapping,
+    Mapping: lambda value, level: _freeze_dict(dict(value.items()), level),
     list: _freeze_items,
     tuple: _freeze_items,
     set: _freeze_set,

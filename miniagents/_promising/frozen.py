@@ -44,7 +44,7 @@ from miniagents._promising.freezing import (
     mentions,
     short_repr,
 )
-from miniagents._promising.naming import CLASS_KEY, FROZEN_CLASSES, escaped
+from miniagents._promising.naming import CLASS_KEY, FROZEN_CLASSES, dump_options, escaped
 from miniagents._promising.schemas import (
     UnbuiltValidator,
     dumps_plainly,
@@ -86,20 +86,13 @@ def _dump(owner: type[Frozen], value: Any, handler: SerializerFunctionWrapHandle
     if not isinstance(value, Frozen):
         return handler(value)  # with pydantic's warning
     if info.mode == "json" and info.context is not BARE:
-        return value.model_dump(mode="json", **_dump_options(info))
+        return value.model_dump(mode="json", **dump_options(info))
     if type(value) is not owner:
-        return value.model_dump(mode=info.mode, **_dump_options(info))
+        return value.model_dump(mode=info.mode, **dump_options(info))
     content = handler(value)
     if info.context is BARE or not isinstance(content, dict):
         return content
     return {CLASS_KEY: owner.class_name, **escaped(content)}
-
-
-def _dump_options(info: SerializationInfo[Any]) -> dict[str, Any]:
-    """Return the options of the dump that pydantic makes, as arguments of `model_dump`."""
-    names = ("include", "exclude", "context", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
-    more = ("exclude_computed_fields", "round_trip", "serialize_as_any")
-    return {name: getattr(info, name) for name in (*names, *more)}
 
 
 class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):

@@ -1,4 +1,4 @@
-"""Names in dumps: of the classes of Frozen objects, and of keys, which are escaped where they look like another name.
+"""Names in dumps: of classes of Frozen objects, of options, and of keys, escaped where they look like another name.
 
 Hashes and dumps name classes by their entries in `FROZEN_CLASSES`. Looking a name up imports and calls nothing: only
 classes that are defined and alive are found.
@@ -14,6 +14,8 @@ from weakref import WeakValueDictionary
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import FrameType
+
+    from pydantic import SerializationInfo
 
 
 CLASS_KEY: Final = "class_"
@@ -95,6 +97,13 @@ def are_plain_keys(keys: Iterable[str]) -> bool:
     if names.isascii() and "$" not in names and CLASS_KEY not in names:
         return True
     return all(_escaped_key(key) == key for key in keys) and is_utf8(names)
+
+
+def dump_options(info: SerializationInfo[Any]) -> dict[str, Any]:
+    """Return the options of the dump that pydantic makes, but the mode, as arguments for the dump of a value in it."""
+    names = ("include", "exclude", "context", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
+    more = ("exclude_computed_fields", "round_trip", "serialize_as_any")
+    return {name: getattr(info, name) for name in (*names, *more)}
 
 
 def is_utf8(text: str) -> bool:

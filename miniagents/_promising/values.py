@@ -679,4 +679,4 @@ _LOADERS: Final[dict[str, Callable[[Any], Any]]] = {
 }
 
 
-set_codec(encode, decode_mapping)
+set_codec(IN_PLACE.json, decode_mapping)

@@ -213,6 +213,33 @@ def test_dump_with_include_or_exclude_keeps_the_name_of_the_class(mode: str) -> 
     assert list(UserMessage("x", n=1).model_dump(mode=mode, exclude={"role"})) == ["class_", "content", "n"]
 
 
+class Holder(BaseModel):
+    """A model with values of messages in fields of its own."""
+
+    data: Any
+    table: FrozenDict[str, Any]
+
+
+@pytest.mark.parametrize("mode", ["python", "json"])
+@pytest.mark.parametrize("other", [1, datetime(2026, 1, 2), {1}, float("inf"), UserMessage("Hi"), {"$x": 1}])
+def test_include_and_exclude_select_in_mappings_beside_any_value(mode: str, other: Any) -> None:
+    """`include` and `exclude` select keys of a mapping at each depth, whatever other values the mapping holds."""
+    data = {"key": 1, "$key": 2, "inner": [{"key": 3, "more": 4, "other": other}], "other": other}
+    message = Message(data=data)
+    holder = Holder(data=message.data, table=message.data)
+    for model, names in ((message, ["data"]), (holder, ["data", "table"])):
+        for name in names:
+            dump = model.model_dump(mode=mode, exclude={name: {"key": True, "inner": {0: {"key"}}}})[name]
+            assert list(dump) == ["$$key", "inner", "other"]
+            assert list(dump["inner"][0]) == ["more", "other"]
+            include: Any = {name: {"$key": True, "inner": {0: {"more"}}}}
+            assert json.loads(json.dumps(model.model_dump(mode=mode, include=include)[name])) == {
+                "$$key": 2,
+                "inner": [{"more": 4}],
+            }
+            assert json.loads(model.model_dump_json(include=include))[name] == {"$$key": 2, "inner": [{"more": 4}]}
+
+
 @pytest.mark.parametrize("mode", ["validation", "serialization"])
 def test_model_with_messages_has_a_json_schema(mode: Literal["validation", "serialization"]) -> None:
     """The JSON schemas of a model with messages, for validation and serialization, have the fields of each class."""
