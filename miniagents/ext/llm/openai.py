@@ -303,8 +303,8 @@ def _with_prompt(
     return {**arguments, name: [], "extra_body": {name: arguments[name], **(request.get("extra_body") or {})}}
 
 
-_METHODS_ON_THE_WAY = ("post", "request", "_prepare_options", "_build_request")
-"""Methods of the SDK's client that get a request before it is bytes."""
+_METHODS_ON_THE_WAY = ("post", "request", "_prepare_options", "_build_request", "_build_headers", "_process_response")
+"""Methods of the SDK's client that get a request in Python's types."""
 
 
 def _is_of_sdk(method: Any) -> bool:

@@ -9,9 +9,12 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 import wrapt
+from openai import AsyncOpenAI
 from openai._base_client import AsyncAPIClient
+from openai._models import FinalRequestOptions
 from openai.resources.chat.completions import AsyncCompletions
 from pydantic_core import from_json
 
@@ -138,6 +141,24 @@ async def test_tracer_of_openai_sdk_sees_the_prompt(
         assert arguments[-1].json_data["messages"] == bodies[0][0]["messages"]
     else:
         assert named.get("body", named)["messages"] == bodies[0][0]["messages"]
+
+
+@pytest.mark.parametrize("method", ["_prepare_options", "_build_request", "_build_headers", "_process_response"])
+async def test_subclass_of_openai_client_sees_the_prompt(method: str, kit: Kit) -> None:
+    """A client of a subclass sees the prompt in the options of a request that a method of the SDK gets."""
+    seen: list[Any] = []
+
+    def replaced(self: Any, *arguments: Any, **named: Any) -> Any:
+        seen.extend(each for each in (*arguments, *named.values()) if isinstance(each, FinalRequestOptions))
+        return getattr(AsyncOpenAI, method)(self, *arguments, **named)
+
+    client_class: Any = type("Client", (AsyncOpenAI,), {method: replaced})
+    wire = kit.Wire(kit.Reply(kit.chat("Hi")))
+    client = client_class(api_key="k", http_client=httpx2.AsyncClient(transport=wire, trust_env=False))
+    async with MiniAgents():
+        await create_openai_agent("m", async_client=client).trigger("Tell me")
+    [options] = seen
+    assert options.json_data["messages"] == wire.bodies[0]["messages"] == [{"role": "user", "content": "Tell me"}]
 
 
 @pytest.mark.parametrize(("provider", "most"), [("openai", 265), ("anthropic", 310)])
