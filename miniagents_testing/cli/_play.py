@@ -267,7 +267,7 @@ class _Transcript:
     def break_line(self) -> Text:
         """Return the text that the terminal filter still holds back, and a line break unless a line has just begun."""
         text = Text(self._filter.finish())
-        if self._part is not None and not self._is_line_start:
+        if self._part is not None and (text or not self._is_line_start):
             text.append("\n")
         self._is_line_start = True
         return text

@@ -145,6 +145,15 @@ def test_commands_make_control_characters_of_texts_visible(
     assert r"\x1b]0;owned\x07 [red]x[/] :smile: a" in run("play", tmp_path / "c.yaml").out
 
 
+@pytest.mark.parametrize("pieces", [["\n\r"], ["\n", "\r"]])
+def test_play_prints_the_ending_on_a_line_of_its_own_after_a_carriage_return(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, pieces: list[str]
+) -> None:
+    """`play` begins a line for the ending of a text that ends with a carriage return, however the text was cut."""
+    save(tmp_path / "c.yaml", [kit.interaction("Hi", kit.answer(*pieces, gap=0))])
+    assert run("play", tmp_path / "c.yaml").out == "USER: Hi\ngpt-4: \n\\x0d\n[stop, 0.10 s]\n\n"
+
+
 def test_play_shows_a_repeated_system_prompt_once(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
     """`play` prints a system prompt once, if later requests repeat it."""
     turns = [kit.interaction(asked, kit.answer("Ho"), system="Be kind.") for asked in ("Hi", "Hey")]
