@@ -34,11 +34,22 @@ class _LeafReader(BoundToRun):
     then.
     """
 
-    __slots__ = ("_promise", "_walk")
+    __slots__ = ("_last", "_promise", "_walk")
 
     def __init__(self, promise: SequencePromise[Any, Any]) -> None:
         self._promise = promise
         self._walk = promise._cell.walk()
+        self._last: Promise[Any] | None = None
+        """The leaf that was given last."""
+
+    def __del__(self) -> None:
+        """Mark all failures of the sequence as observed if its reader has got the failure of a leaf and stopped there.
+
+        An agent that waits for replies which it passes on fails with their error: its caller has that error by then.
+        """
+        cell = None if self._last is None else self._last._cell
+        if cell is not None and cell.failure is not None and cell.observed:
+            self._promise._cell.mark_all_observed(cell.failure.error)
 
     def __aiter__(self) -> Self:
         return self
@@ -46,8 +57,10 @@ class _LeafReader(BoundToRun):
     async def __anext__(self) -> Any:
         for leaf_or_cell in self._walk:
             if isinstance(leaf_or_cell, Promise):
+                self._last = leaf_or_cell
                 return leaf_or_cell
             await leaf_or_cell.wait()
+        self._last = None
         raise StopAsyncIteration
 
 

@@ -639,6 +639,49 @@ async def test_unobserved_failure_that_was_passed_on_is_raised_once() -> None:
     assert [type(error) for error in caught.value.exceptions] == [Boom]
 
 
+@pytest.mark.parametrize("tokens", [False, True])
+async def test_error_that_a_reader_got_is_not_raised_again_if_the_agent_fails_with_it(tokens: bool) -> None:
+    """A caller that stops at a failed reply has observed the agent's own failure with that error, whenever it comes."""
+    read = asyncio.Event()
+
+    @miniagent
+    async def passing_on(ctx: InteractionContext, *, late: bool) -> None:
+        replies = failing.trigger()
+        ctx.reply(replies)
+        if late:
+            await read.wait()
+        await replies
+
+    async with MiniAgents():
+        for late in (False, True):
+            with pytest.raises(Boom):
+                async for promise in passing_on.trigger(late=late):
+                    if tokens:
+                        async for _ in promise:
+                            pass
+                    await promise
+        read.set()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_error_that_only_the_agent_got_is_raised_at_the_end(waits: bool) -> None:
+    """If a caller reads the replies before a failed one only, the error is raised at the end of the run."""
+
+    @miniagent
+    async def passing_on(ctx: InteractionContext) -> None:
+        replies = failing.trigger()
+        ctx.reply(replies)
+        if waits:
+            await replies
+
+    with pytest.raises(BaseExceptionGroup, match="1 error") as caught:
+        async with MiniAgents():
+            async for promise in passing_on.trigger():
+                assert str(await promise) == "before"
+                break
+    assert [type(each) for each in caught.value.exceptions] == [Boom]
+
+
 async def test_C18_one_failing_agent_of_ten_thousand_leaves_the_others_alone() -> None:
     """If one of 10,000 agents fails, its caller replies 9,999 messages, and the error in the failed agent's place."""
 
