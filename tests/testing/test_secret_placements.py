@@ -12,7 +12,7 @@ import random
 import string
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import pytest
 from hypothesis import given
@@ -305,6 +305,22 @@ def test_secret_parameters_of_a_query_are_replaced(name: str, tmp_path: Path) ->
     assert SECRET not in text
     assert loaded.uri == f"https://files.host/a?x=1&{name}=%5Bredacted%5D&y=2"
     assert json.loads(loaded.request_body) == {"content": f"See {url}, please".replace(SECRET, "[redacted]")}
+
+
+@pytest.mark.parametrize("encoded", [json.dumps({"a": {"password": SECRET}}), f"a=1&password={SECRET}"])
+def test_X1_json_and_forms_in_queries_fragments_and_headers_are_searched(encoded: str, tmp_path: Path) -> None:
+    """A secret field of JSON or of a form is replaced in parameters and fragments of URLs, and in headers."""
+    url = f"https://files.host/a?variables={quote(encoded, safe='')}&n=1"
+    interaction = replace(
+        _interaction(json.dumps({"content": f"See {url} and {url}#x, please"}).encode(), uri=f"{url}#{quote(encoded)}"),
+        response=ResponseStream((), headers={"location": [url], "link": [f"<{url}>"], "x-context": [encoded]}),
+    )
+    loaded, text = _file_of(Redaction({}), interaction, tmp_path)
+    assert SECRET not in text + unquote(unquote(text))
+    for address in (loaded.uri, *loaded.response.headers["location"]):
+        assert address.startswith("https://files.host/a?variables=")
+        assert "&n=1" in address
+    assert Redaction({}).scrub(loaded) == loaded
 
 
 @pytest.mark.parametrize("name", OTHER_PARAMETERS)

@@ -134,12 +134,12 @@ class Search:
         return merged(self._in_fields(body, fields, (), 0))
 
     def in_text(self, text: str) -> list[Edit]:
-        """Return the edits of a text that has no structure, such as the message of an error."""
-        return merged(self._in_text(text, 0))
+        """Return the edits of a text outside of bodies, such as that of a header; it may be JSON or a form itself."""
+        return merged([*self._in_text(text, 0), *self._inside(text, (), 1)])
 
     def ruled(self, text: str) -> list[Edit]:
-        """Return the edits of a text by the secrets and by the user's rules."""
-        return merged([*self._in_text(text, 0), *self._by_rules(text)])
+        """Return the edits of a text as `in_text` does, and those by the user's rules."""
+        return merged([*self.in_text(text), *self._by_rules(text)])
 
     def _by_rules(self, text: str) -> Iterator[Edit]:
         """Yield the edits of a text by the user's rules."""
@@ -265,7 +265,7 @@ class Search:
         for start, end, shape in find_shapes(text, runs):
             yield Edit(start, end, why=f"{shape.name} key", size=end - start)
         if "://" in text:
-            yield from self._in_urls(text)
+            yield from self._in_urls(text, depth)
         if depth >= _DEPTH:
             return
         for mark, units in (("%", PERCENT), ("\\", ESCAPES)):
@@ -276,9 +276,10 @@ class Search:
                     yield edit._replace(start=start, end=end)
         yield from self._in_base64(text, runs, depth)
 
-    def _in_urls(self, text: str) -> Iterator[Edit]:
+    def _in_urls(self, text: str, depth: int) -> Iterator[Edit]:
         """Yield edits of the passwords, lone user names, and secret parameters in the URLs of a text.
 
+        A parameter is secret because of its name, or because it is JSON or a form with a secret.
         Words and placeholders are no secrets.
         """
         at = text.find("://")
@@ -293,9 +294,10 @@ class Search:
             for parameter in _PARAMETER.finditer(text, *url.span("query")) if url["query"] else ():
                 name, value = map(unquote_plus, parameter.groups())
                 secret = self._names.has_nested(name) or (self._names.in_query(name) and not is_made_of_words(value))
-                if secret and value and not is_stand_in(value):
+                why = name if secret else next((edit.why for edit in self._inside(value, (), depth + 1)), "")
+                if why and value and not is_stand_in(value):
                     start, end = parameter.span(2)
-                    yield Edit(start, end, why=name, size=end - start)
+                    yield Edit(start, end, why=why, size=end - start)
             at = text.find("://", url.end())
 
     def _in_base64(self, text: str, words: Iterable[tuple[int, int]], depth: int) -> Iterator[Edit]:
