@@ -327,34 +327,29 @@ class SequenceCell(StreamCell[Any, Any]):
             if _hold_no_promise(cell.pieces):
                 leaves += cell.pieces
             else:
-                all_values = cell.start_pieces() and all_values
+                cell.start_pieces()
                 entered[cell] = None
                 stack.append((cell, iter(cell.pieces)))
             cell = None
             while stack and cell is None:
                 outer, unread = stack[-1]
-                for piece in unread:
-                    if isinstance(piece, Branch):
-                        cell = piece._cell
-                        break
+                for piece in unread:  # meanwhile, a reader that iterates may have put a promise in place of a value
+                    if isinstance(piece, Promise):
+                        if isinstance(piece, Branch):
+                            cell = piece._cell
+                            break
+                        all_values = False
                     leaves.append(piece)
                 else:
                     stack.pop()
                     del entered[outer]
         return leaves, all_values
 
-    def start_pieces(self) -> bool:
-        """Start the work of all pieces, so that they run concurrently.
-
-        Return True if no leaf of this cell is a promise; leaves of branches are not looked at.
-        """
-        all_values = True
+    def start_pieces(self) -> None:
+        """Start the work of all pieces, so that they run concurrently."""
         for piece in self.pieces:
-            if isinstance(piece, Promise):
-                if piece._cell.deferred_start is not None:
-                    piece._cell.ensure_started()
-                all_values = all_values and isinstance(piece, Branch)
-        return all_values
+            if isinstance(piece, Promise) and piece._cell.deferred_start is not None:
+                piece._cell.ensure_started()
 
     def mark_all_observed(self, error: BaseException) -> None:
         """Mark the failures of all leaves, past and future, as observed: a reader has got the first one.

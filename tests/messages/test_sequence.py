@@ -603,6 +603,27 @@ async def test_sequence_gives_all_readers_the_same_promises() -> None:
         assert len(late) == 4
 
 
+@pytest.mark.parametrize("first", ["iterates", "awaits"])
+async def test_awaited_sequence_gives_messages_beside_a_reader_that_iterates(first: str) -> None:
+    """`await sequence` gives messages only, also if a reader gets their promises while it waits for an empty branch."""
+    async with MiniAgents():
+        branch, outer = MessageSequence(), MessageSequence()
+        outer.open().append([branch.promise, "b", Message("c")]).close()
+
+        async def iterate() -> list[Message]:
+            return [await promise async for promise in outer.promise]
+
+        async def wait() -> list[Message]:
+            return list(await outer.promise)
+
+        readers = [
+            asyncio.create_task(read()) for read in ((iterate, wait) if first == "iterates" else (wait, iterate))
+        ]
+        await steps(5)
+        branch.open().close()
+        assert await asyncio.gather(*readers) == [[Message("b"), Message("c")]] * 2
+
+
 async def test_sequence_keeps_the_identity_of_sent_messages() -> None:
     """Awaiting, iterating and passing on a sequence give the sent message and promise objects themselves."""
     async with MiniAgents():
