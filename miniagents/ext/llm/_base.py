@@ -16,6 +16,7 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from functools import lru_cache, partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -133,11 +134,10 @@ class _Client(NamedTuple):
 
     @classmethod
     def of(cls, client: Any) -> _Client:
-        """Return a copy of the client that shares its HTTP client."""
-        copy = client.with_options(max_retries=0)
-        url = getattr(copy, "base_url", None)
+        """Return the client with its address."""
+        url = getattr(client, "base_url", None)
         host, port = getattr(url, "host", ""), getattr(url, "port", None)
-        return cls(copy, "" if url is None else str(url), host if port is None else f"{host}:{port}")
+        return cls(client, "" if url is None else str(url), host if port is None else f"{host}:{port}")
 
 
 _copies: WeakKeyDictionary[Any, tuple[dict[str, Any], _Client]] = WeakKeyDictionary()
@@ -147,18 +147,35 @@ _copies: WeakKeyDictionary[Any, tuple[dict[str, Any], _Client]] = WeakKeyDiction
 def _without_retries(client: Any) -> _Client:
     """Return the copy of an SDK's client, which is kept until a setting of the client changes.
 
-    A new copy would ask a thread for the platform before its first request.
+    The copy shares the HTTP client. A new copy would ask a thread for the platform before its first request. Return the
+    client itself if a tracer or a test has replaced a method of the object, which a copy would not have.
     """
+    if _has_replaced_methods(client):
+        return _Client.of(client)
     try:
         known = _copies.get(client)
     except TypeError:  # a client of an application's tests may have no hash
-        return _Client.of(client)
+        return _Client.of(client.with_options(max_retries=0))
     if known is None or not known[0].items() <= vars(client).items():
         # attributes of the SDK's own types, such as `client.chat`, refer to the client, which they would keep alive
         sdk = type(client).__module__.partition(".")[0]
         settings = {name: value for name, value in vars(client).items() if not type(value).__module__.startswith(sdk)}
-        known = _copies[client] = settings, _Client.of(client)
+        known = _copies[client] = settings, _Client.of(client.with_options(max_retries=0))
     return known[1]
+
+
+def _has_replaced_methods(client: Any) -> bool:
+    """Return True if a method of the client object, or of its resources such as `client.chat`, was replaced."""
+    resources = type(client).__module__.partition(".")[0] + ".resources."
+    objects = [client]
+    for each in objects:
+        kind = type(each)
+        for name, value in getattr(each, "__dict__", {}).items():
+            if isinstance(getattr(kind, name, None), FunctionType):
+                return True
+            if name[0] != "_" and type(value).__module__.startswith(resources):
+                objects.append(value)
+    return False
 
 
 DEFAULT_RETRY = Retry()
@@ -530,12 +547,13 @@ def known_price(provider: str, url: str, model: str, usage: Usage) -> float | No
 def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments in the form that the installed version of the SDK accepts.
 
-    Arguments that the SDK's signature lacks go into `extra_body`. The response is asked for uncompressed, because a
-    compressed response arrives in large pieces instead of tokens.
+    Arguments that the SDK's signature lacks go into `extra_body`; a mock or wrapper that takes any keyword gets all by
+    their names. The response is asked for uncompressed, because a compressed response arrives in large pieces
+    instead of tokens.
     """
     known = _parameters_of_method(getattr(create, "__wrapped__", create))
     result = dict(arguments)
-    body = {name: result.pop(name) for name in arguments if name not in known}
+    body = {} if known is None else {name: result.pop(name) for name in arguments if name not in known}
     if body:
         result["extra_body"] = {**body, **(arguments.get("extra_body") or {})}
     headers = dict(arguments.get("extra_headers") or {})
@@ -545,15 +563,17 @@ def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[s
     return result
 
 
-def _parameters_of_method(method: Callable[..., Any]) -> frozenset[str]:
-    """Return the names of the parameters of a function or of a bound method."""
+def _parameters_of_method(method: Callable[..., Any]) -> frozenset[str] | None:
+    """Return the names of the parameters of a function or of a bound method; None if it takes any keyword."""
     return _parameters_of_function(getattr(method, "__func__", method))
 
 
 @lru_cache(maxsize=64)
-def _parameters_of_function(function: Callable[..., Any]) -> frozenset[str]:
-    """Return the names of the parameters of a function; the cache keeps no object of a bound method alive."""
-    return frozenset(inspect.signature(function).parameters)
+def _parameters_of_function(function: Callable[..., Any]) -> frozenset[str] | None:
+    """Return what `_parameters_of_method` returns; the cache keeps no object of a bound method alive."""
+    parameters = inspect.signature(function).parameters
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return None if takes_any else frozenset(parameters)
 
 
 def _streams_by_default() -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import weakref
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
@@ -188,6 +189,36 @@ async def test_a_call_uses_the_settings_that_its_client_has_then(agent_of: tuple
     keys = [sent.headers.get("x-api-key") or sent.headers["authorization"][7:] for sent in wire.requests]
     assert keys == ["sk-first-0123456789", "sk-other-0123456789", "sk-other-0123456789"]
     assert [sent.url.host == "other.example" for sent in wire.requests] == [False, False, True]
+
+
+@pytest.mark.parametrize("method", ["create", "post", "request", "_build_request"])
+async def test_replaced_method_of_a_client_object_is_called(agent_of: tuple[Wire, Any, Any], method: str) -> None:
+    """A mock or tracer in the place of a method of a client object, or of its resource, gets each request while there.
+
+    It gets the prompt as the SDK has it.
+    """
+    wire, client, agent = agent_of
+    owner = client
+    if method == "create":
+        owner = client.messages if hasattr(client, "messages") else client.chat.completions
+    async with MiniAgents():
+        await agent.trigger("before")
+        with mock.patch.object(owner, method, wraps=getattr(owner, method)) as replaced:
+            await agent.trigger("meanwhile")
+            await agent.trigger("again")
+        await agent.trigger("after")
+    assert [sent["messages"][0]["content"] for sent in wire.bodies] == ["before", "meanwhile", "again", "after"]
+    assert ["meanwhile" in repr(call) or "again" in repr(call) for call in replaced.call_args_list] == [True] * 2
+
+
+async def test_mock_in_the_place_of_a_client_method_lets_no_request_out(agent_of: tuple[Wire, Any, Any]) -> None:
+    """If a test replaces `request` of a client object by a mock that fails, the reply fails, and no request is sent."""
+    wire, client, agent = agent_of
+    with mock.patch.object(client, "request", side_effect=RuntimeError("no requests in this test")):
+        async with MiniAgents():
+            with pytest.raises(RuntimeError, match="no requests in this test"):
+                await agent.trigger("Hello")
+    assert wire.requests == []
 
 
 async def test_a_client_lives_no_longer_than_its_owners(kit: Kit) -> None:
