@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("miniagents", "miniagents_testing")
 
-MOST_FILES = 164
+MOST_FILES = 165
 """How many files both packages may have together."""
 FEWEST_LINES = 40
 """Of a file that defines something; `__init__`, `__main__` and a module that passes names on may be shorter."""

@@ -14,7 +14,7 @@ from weakref import ref
 
 from miniagents._promising import deadlock
 from miniagents._promising.promise import Cell, Promise, make_cancelled_error
-from miniagents._promising.streamed import Pauses, StreamCell, StreamedPromise
+from miniagents._promising.streamed import PumpPauses, StreamCell, StreamedPromise
 from miniagents.errors import INTERRUPTS, DeadlockError
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class SequenceCell(StreamCell[Any, Any]):
 
         Stop reading it, at the next item, if the sequence has ended.
         """
-        pauses, left, woken = Pauses(self, most_ahead=1), 1, False
+        pauses, left, woken = PumpPauses(self, most_ahead=1), 1, False
         async for item in source:
             if self.done:
                 return

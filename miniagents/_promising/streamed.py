@@ -11,13 +11,12 @@ import asyncio
 import inspect
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from itertools import count, repeat
-from time import perf_counter
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
-from weakref import WeakKeyDictionary
 
 from miniagents._promising.context import BoundToRun, drop_engine_frames
 from miniagents._promising.freezing import freeze
+from miniagents._promising.pauses import Pauses
 from miniagents._promising.promise import Cell, Promise, Spelling
 from miniagents.errors import INTERRUPTS, AppenderClosedError, is_failure
 
@@ -37,17 +36,14 @@ W_co = TypeVar("W_co", covariant=True)
 
 MOST_AHEAD = 64
 """Greatest number of pieces that a source on demand is ahead of its fastest reader."""
-_TURN_SECONDS = 0.001
-"""Seconds after which a source that never waits lets the other tasks of the loop run."""
-_MOST_PER_LOOK = 256
-"""Greatest number of pieces between two looks at the clock."""
-_MANY = 16_384
-"""Number of pieces that have come already and that a reader takes between two looks at the clock, in about 1 ms."""
+_MOST_PER_LOOK = 512
+"""Greatest number of pieces of a source between two looks at the clock."""
+_FIRST_READ = 64
+"""Number of unread pieces up to which a reader takes them all before its first look at the clock."""
+_MOST_READ_PER_LOOK = 2_048
+"""Greatest number of pieces that a reader takes between two looks at the clock, in about 0.1 ms."""
 _MOST_PER_BATCH = 65_536
 """Greatest number of pieces in a list for a reader of batches: to copy more takes too long."""
-
-_pausing: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
-"""Number of pumps of a loop whose sources do not wait, and which let other tasks run just now."""
 
 KEPT_ELSEWHERE: Any = object()
 """Result of `StreamCell.check` for what the source has yielded beside the pieces."""
@@ -130,7 +126,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         """
         # No lock, queue, object or call for each piece: this loop is the cost of a token between source and readers.
         pieces, check = self.pieces, self.check
-        pauses, woken = Pauses(self, self.most_ahead), False
+        pauses, woken = PumpPauses(self, self.most_ahead), False
         until_look = repeat(None, 0)
         async for piece in source:
             if piece.__class__ is str or (piece := check(piece)) is not KEPT_ELSEWHERE:
@@ -154,7 +150,7 @@ class StreamCell(Cell[W], Generic[P, W]):
 
         Stop early when the cell is settled.
         """
-        pauses, left, woken = Pauses(self, most_ahead=1), 1, False
+        pauses, left, woken = PumpPauses(self, most_ahead=1), 1, False
         async for batch in source:
             woken = woken or self.waiters is not None
             self.take_batch(batch)
@@ -251,7 +247,8 @@ class StreamCell(Cell[W], Generic[P, W]):
         """
         yield promise
         pieces, position = self.pieces, 0
-        seconds: Callable[[], float] | None = None
+        pauses: Pauses | None = None
+        turn = _FIRST_READ
         while True:
             done = self.done
             if position < len(pieces):
@@ -259,16 +256,14 @@ class StreamCell(Cell[W], Generic[P, W]):
                 position += 1
                 if position == len(pieces):  # without an iterator for a single token: 1 % of its cost
                     continue
-                if len(pieces) - position > _MANY:  # other tasks run after each millisecond
-                    for piece in pieces[position : position + _MANY]:
+                if len(pieces) - position > turn:
+                    if pauses is None:
+                        pauses = Pauses(turn, _MOST_READ_PER_LOOK)
+                    else:
+                        turn = pauses.look() or await pauses.pause()
+                    for piece in pieces[position : position + turn]:
                         yield piece
-                    position += _MANY
-                    if seconds is None:
-                        seconds = _clock()
-                        since = seconds()
-                    elif seconds() - since > _TURN_SECONDS:
-                        await asyncio.sleep(0)
-                        since = seconds()
+                    position = min(position + turn, len(pieces))
                     continue
                 unread = iter(pieces)
                 unread.__setstate__(position)  # type: ignore[attr-defined]  # sets the position of a list iterator in O(1)
@@ -299,6 +294,8 @@ class StreamCell(Cell[W], Generic[P, W]):
                 batch = pieces[position : position + _MOST_PER_BATCH]
                 position += len(batch)
                 yield batch
+                if len(batch) == _MOST_PER_BATCH:
+                    await asyncio.sleep(0)  # other tasks run
             elif done:
                 break
             else:
@@ -306,106 +303,41 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.result()  # raises what it failed with
 
 
-def _clock() -> Callable[[], float]:
-    """Return a function that returns seconds; in virtual time, the time between two calls is always the same.
-
-    The loop of such a test repeats a run exactly, also on a busy machine.
-    """
-    if getattr(asyncio.get_running_loop(), "has_virtual_time", False):
-        return count(0.0, 0.4 * _TURN_SECONDS).__next__
-    return perf_counter
-
-
-class Pauses:
-    """Pauses of a pump, in which other tasks run. On demand, each lasts until a reader has read everything.
-
-    Otherwise there is a pause after a millisecond in which the source has not waited, so that the loop took no step.
-    The clock is read a few times in a short stream, and for each 256 pieces of a long one.
-    All pumps of the loop whose sources do not wait share that millisecond, because each runs once in a step. Readers
-    of the stream share it, too, because they all read in the same step.
+class PumpPauses(Pauses):
+    """Pauses of a pump. On demand, there is one after each look, until a reader has read everything.
 
     Args:
         cell: the cell of the pump.
         most_ahead: the greatest number of pieces that the pump is ahead of the fastest reader on demand.
     """
 
-    __slots__ = ("_allowed", "_cell", "_is_noticing", "_last", "_most_ahead", "_seconds", "_since", "_turn")
+    streams: ClassVar[int] = 1
+    __slots__ = ("_cell", "_most_ahead")
 
     def __init__(self, cell: StreamCell[Any, Any], most_ahead: int) -> None:
+        Pauses.__init__(self, 1, _MOST_PER_LOOK)  # `super()` takes as long
         self._cell = cell
         self._most_ahead = most_ahead
-        self._seconds = _clock()
-        self._allowed = _TURN_SECONDS
-        """Seconds after which there is a pause."""
-        self._turn = 1
-        """Number of pieces between two looks."""
-        self._last = self._since = self._seconds()
-        """Times of the last look, and of the last step of the loop that is known."""
-        self._is_noticing: bool | None = False
-        """True until the loop takes a step, None after that, and False if the loop was not asked to tell."""
 
-    def look(self, *, woken: bool) -> int:
-        """Look at the clock; return the number of pieces until the next look, or 0 if it is time for `pause`.
-
-        The number changes by a factor of up to 8, so that these pieces take less than a millisecond.
-
-        Args:
-            woken: True if readers were waiting meanwhile, so that the loop has taken a step.
-        """
-        now = self._seconds()
-        took, self._last = now - self._last, now
-        # a pump that shares a step of the loop looks four times in its part of the time
-        most = _TURN_SECONDS if self._allowed == _TURN_SECONDS else self._allowed / 4
-        if took < most / 8:
-            self._turn = min(8 * self._turn, _MOST_PER_LOOK)
-        elif took < most / 2:
-            self._turn = min(2 * self._turn, _MOST_PER_LOOK)
-        elif took > most:
-            self._turn = max(self._turn // 2, 1)
-        if self._cell.on_demand:
-            return 0
-        if woken or self._is_noticing is None:
-            self._since, self._is_noticing = now, False
-        elif now - self._since > self._allowed:
-            if self._is_noticing:
-                return 0
-            self._is_noticing = True
-            asyncio.get_running_loop().call_soon(self._notice)
-        return self._turn
+    def look(self, *, woken: bool = False) -> int:
+        """Look at the clock as any other one does; on demand, return 0."""
+        left = Pauses.look(self, woken=woken)
+        return 0 if self._cell.on_demand else left
 
     async def pause(self) -> int:
         """Let other tasks run, and return the number of pieces until the next look.
 
         On demand, it is 1 again when no reader takes the pieces of the last turn within a step of the loop.
         """
+        await asyncio.sleep(0)
         if self._cell.on_demand:
-            await asyncio.sleep(0)
             self._turn = min(self._turn, self._most_ahead)
             if not self._cell.has_waiting_reader:
                 await self._cell.wait_for_reader()
                 self._turn = 1
-        else:
-            await self._let_others_run()
-        self._last = self._since = self._seconds()
-        self._is_noticing = False
-        return self._turn
-
-    async def _let_others_run(self) -> None:
-        """Let the loop take a step, and find out with how many pumps and readers this pump shares its steps."""
-        loop = asyncio.get_running_loop()
-        _pausing[loop] = _pausing.get(loop, 0) + 1
-        try:
-            await asyncio.sleep(0)
-        finally:
-            _pausing[loop] = others = _pausing[loop] - 1
         waiters = self._cell.waiters
-        readers = len(waiters) if isinstance(waiters, dict) else 1  # those that have read everything in that step
-        if self._seconds is perf_counter:  # in virtual time, each look at the clock takes the same time
-            self._allowed = _TURN_SECONDS / (others + max(1, readers / 2))
-
-    def _notice(self) -> None:
-        """Note that the loop has taken a step: the next call of `pause` counts its millisecond from then on."""
-        self._is_noticing = None
+        readers = len(waiters) if isinstance(waiters, dict) else 1  # those that did not count themselves in a pause
+        return self.resume(max(1, readers // 2))  # a reader takes half as long as a pump
 
 
 def start_reader(pieces: AsyncIterator[P]) -> AsyncIterator[P]:

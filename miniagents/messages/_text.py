@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from miniagents._promising.promise import Cell
 from miniagents._promising.sequence_cell import SequenceCell
-from miniagents._promising.streamed import Pauses
+from miniagents._promising.streamed import PumpPauses
 from miniagents.errors import INTERRUPTS
 from miniagents.messages._message import MessageCell, MessagePromise
 from miniagents.messages._sequence import MessageSequencePromise, inherited_fields, join_sequence
@@ -179,7 +179,7 @@ class _PartsCell(SequenceCell):
         known = inherited_fields(promise.message_class, promise.known_beforehand.items())
         self.known_fields = {**known, **self.metadata}
         self.separator = ""
-        pauses = Pauses(self, most_ahead=1)
+        pauses = PumpPauses(self, most_ahead=1)
         try:
             async for batch in promise.batches():
                 for start in range(0, len(batch), _TOKENS_PER_LOOK):
