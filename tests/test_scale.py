@@ -355,8 +355,9 @@ async def test_streams_that_never_wait_share_a_step_of_the_loop(
     assert max(gaps[first:]) <= 0.005
 
 
-async def test_reader_of_a_finished_message_lets_other_tasks_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader of tokens that have all come already lets other tasks run after each few milliseconds of its work."""
+@pytest.mark.parametrize("read", [aiter, MessagePromise.events], ids=["tokens", "events"])
+async def test_reader_of_a_finished_message_lets_other_tasks_run(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of tokens or events that have all come already lets other tasks run after milliseconds of its work."""
     clock = Clock(monkeypatch)
     gaps: list[float] = []
     async with MiniAgents():
@@ -364,7 +365,7 @@ async def test_reader_of_a_finished_message_lets_other_tasks_run(monkeypatch: py
         await promise
         watcher = asyncio.create_task(clock.watch(gaps))
         await asyncio.sleep(0)
-        async for _ in promise:
+        async for _ in read(promise):
             clock.seconds += 1e-7
         watcher.cancel()
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json
 
+from miniagents._promising.pauses import Pauses
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -77,6 +79,11 @@ StoredEvent = ReasoningDelta | RefusalDelta | ToolCallDelta | ToolCallReady | An
 STORED_EVENTS: Final = (ReasoningDelta, RefusalDelta, ToolCallDelta, ToolCallReady, AnswerRestarted)
 MessageEvent = TextDelta | StoredEvent | AnswerFinished
 
+_FIRST_READ: Final = 64
+"""Number of unread tokens up to which a reader takes them all before its first look at the clock."""
+_MOST_PER_LOOK: Final = 2_048
+"""Greatest number of tokens that a reader takes between two looks at the clock."""
+
 # A frozen dataclass takes twice as long to make by its constructor, and a reader makes one for each token.
 _set_text: Final = TextDelta.__dict__["text"].__set__
 
@@ -93,19 +100,24 @@ async def read_events(cell: MessageCell, promise: object) -> AsyncIterator[Any]:
     """
     yield promise
     pieces, position, next_event = cell.pieces, 0, 0
+    pauses, turn = Pauses(_FIRST_READ, _MOST_PER_LOOK), _FIRST_READ
     make, set_text = object.__new__, _set_text
     while True:
         done = cell.done
-        events = cell.events or ()
         while True:
+            events = cell.events or ()
             has_event = next_event < len(events)
             stop = events[next_event][0] if has_event else len(pieces)
-            batch = pieces[position:stop]
+            if stop - position > turn:
+                turn = pauses.look() or await pauses.pause()
+            batch = pieces[position : min(stop, position + turn)]
             position += len(batch)
             for text in batch:
                 delta = make(TextDelta)
                 set_text(delta, text)
                 yield delta
+            if batch and position < stop:
+                continue
             if not has_event or position < stop:
                 break
             yield events[next_event][1]

@@ -95,6 +95,18 @@ async def test_events_come_in_the_order_of_arrival_for_each_reader_at_any_time(s
         assert (message.content, message.kind) == ("Hello!", "test")
 
 
+@pytest.mark.parametrize("start_soon", [True, False])
+async def test_events_keep_their_order_in_a_long_message(start_soon: bool) -> None:
+    """A reader that pauses among thousands of tokens gets the first other event at its place."""
+    pieces = [*map(str, range(20_000)), ReasoningDelta("Hm"), *map(str, range(20_000))]
+    async with MiniAgents():
+        promise = promise_of(pieces, wait=False, start_soon=start_soon)
+        live, late = await all_of(promise), await all_of(promise)
+        message = await promise
+
+    assert live == late == [*as_events(pieces), AnswerFinished(message)]
+
+
 async def test_error_comes_at_its_place_among_the_events() -> None:
     """A failure is raised after the events before it, and there is no `AnswerFinished`."""
     async with MiniAgents():
@@ -222,7 +234,7 @@ def test_events_match_by_position_and_cannot_change() -> None:
 async def test_joined_text_deltas_are_the_content(pieces: list[Any], steps: int, start_soon: bool) -> None:
     """A reader that begins at any step gets all that a source yields in order, and its text is the content."""
     async with MiniAgents():
-        promise = promise_of(pieces, start_soon=start_soon)
+        promise = promise_of(pieces, wait=False, start_soon=start_soon)
         for _ in range(steps):
             await asyncio.sleep(0)
         events = await all_of(promise)
