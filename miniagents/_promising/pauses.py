@@ -106,7 +106,7 @@ class Pauses:
         """Greatest number of seconds between two looks that is aimed at."""
         self._step: _Step | None = None
         """The step of the loop, once that is worth asking for."""
-        self._number = -1
+        self._number = 0
         """Number of the last step in which this one is known to have worked."""
         self._seconds: Callable[[], float] = perf_counter
         if getattr(asyncio.get_running_loop(), "has_virtual_time", False):
@@ -123,7 +123,7 @@ class Pauses:
         The number changes by a factor of up to 8, so that these pieces take a part of the time for all.
 
         Args:
-            woken: True if readers were waiting meanwhile, so that the loop has taken a step.
+            woken: True if the loop may have taken a step meanwhile, because readers were waiting.
         """
         now = self._seconds()
         took, self._last = now - self._last, now

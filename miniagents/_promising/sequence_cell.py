@@ -219,7 +219,7 @@ class SequenceCell(StreamCell[Any, Any]):
 
         Stop reading it, at the next item, if the sequence has ended.
         """
-        pauses, left, woken = PumpPauses(self, most_ahead=1), 1, False
+        pauses, left, woken = PumpPauses(self, most_ahead=1), 1, True  # the first item may come after a wait
         async for item in source:
             if self.done:
                 return

@@ -126,7 +126,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         """
         # No lock, queue, object or call for each piece: this loop is the cost of a token between source and readers.
         pieces, check = self.pieces, self.check
-        pauses, woken = PumpPauses(self, self.most_ahead), False
+        pauses, woken = PumpPauses(self, self.most_ahead), True  # the first piece may come after a wait
         until_look = repeat(None, 0)
         async for piece in source:
             if piece.__class__ is str or (piece := check(piece)) is not KEPT_ELSEWHERE:
@@ -150,7 +150,7 @@ class StreamCell(Cell[W], Generic[P, W]):
 
         Stop early when the cell is settled.
         """
-        pauses, left, woken = PumpPauses(self, most_ahead=1), 1, False
+        pauses, left, woken = PumpPauses(self, most_ahead=1), 1, True  # as in `_pump`
         async for batch in source:
             woken = woken or self.waiters is not None
             self.take_batch(batch)
