@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ALLOWED = 5.0
 """Milliseconds that another task may wait, and the reader for the first token."""
 MANY = 1_000_000
+LESS = 300_000
+"""More tokens than any model answers with."""
 CHUNKS = 20_000
 READ = 65_536
 """Bytes that HTTP libraries read from a socket at once."""
@@ -137,6 +139,15 @@ async def _of_programs(table: Table, plan: Plan) -> None:
     }
     for name, tokens in kinds.items():
         await add(table, plan, f"{name}, {MANY:,} tokens", tokens)
+    less = plan.sized(LESS)
+    shorter: dict[str, Tokens] = {
+        "a token streamer, ten readers": partial(by_many, less),
+        "streamed again by an agent": partial(through, less, stream_again),
+        "split into 300 parts": partial(split, less),
+        "two messages joined": partial(joined, less),
+    }
+    for name, tokens in shorter.items():
+        await add(table, plan, f"{name}, {LESS:,} tokens", tokens)
     tokens = partial(through, plan.sized(MANY // LENGTH), *[stream_again] * (LENGTH - 1))
     await add(table, plan, f"streamed again by 9 agents, {MANY // LENGTH:,} tokens each", tokens)
 
