@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
+from weakref import WeakKeyDictionary
 
 from typing_extensions import TypeVar
 
@@ -253,7 +256,47 @@ class _Anthropic(ProviderAdapter):
         if instructions:
             arguments["system"] = instructions
         session = MessagesSession if output_tool is None else partial(MessagesOutputSession, output_tool)
-        return client.messages.with_streaming_response.create, arguments, session
+        return _without_idle_spans(client).messages.with_streaming_response.create, arguments, session
+
+
+_quiet: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""Copies of clients that make no spans."""
+
+
+def _without_idle_spans(client: Any) -> Any:
+    """Return a copy of an `AsyncAnthropic` client that makes no spans, if its span would be seen nowhere.
+
+    Anthropic's SDK prepares a span for each request, also if no provider of OpenTelemetry is installed. That takes a
+    tenth of a short answer. A client with a provider of its own, and clients of other classes, are returned as they
+    are. The SDK's own span is left to it as soon as there is a provider, a current context, or a propagator that
+    writes headers.
+    """
+    sdk = sys.modules.get("anthropic")
+    options = getattr(client, "_open_telemetry", None)
+    if sdk is None or type(client) is not sdk.AsyncAnthropic or type(options) is not dict:
+        return client
+    if options.get("tracer_provider") is not None or _spans_are_seen():
+        return client
+    quiet = _quiet.get(client)
+    if quiet is None:
+        quiet = _quiet[client] = client.with_options(open_telemetry=False)
+    return quiet
+
+
+def _spans_are_seen() -> bool:
+    """Return True if a span may be recorded by the global provider, or may add headers to a request."""
+    if "OTEL_PYTHON_TRACER_PROVIDER" in os.environ:  # a look at the provider would load it
+        return True
+    headers: dict[str, str] = {}
+    try:
+        from opentelemetry import context, propagate, trace
+
+        if context.get_current() or not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            return True
+        propagate.inject(headers)
+    except Exception:  # a propagator that is missing or fails, which the SDK reports
+        return True
+    return bool(headers)
 
 
 _FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid")

@@ -16,6 +16,11 @@ from openai import AsyncOpenAI
 from openai._base_client import AsyncAPIClient
 from openai._models import FinalRequestOptions
 from openai.resources.chat.completions import AsyncCompletions
+from opentelemetry import propagate, trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from pydantic_core import from_json
 
 from miniagents.ext.llm.anthropic import create_anthropic_agent
@@ -174,3 +179,60 @@ async def test_short_answer_enters_few_functions(
     assert own.total() <= most
     assert not {"_secrets_in", "Redactor.learn", "ProviderAdapter.check_settings", "has_attribute"} & own.keys()
     assert not [name for file, name in entered if name == "BaseModel.__getattr__" and "/pydantic/" in file]
+
+
+async def test_anthropic_sdk_prepares_no_span_without_a_reader(kit: Kit) -> None:
+    """Anthropic's SDK prepares no span of a request when no provider of OpenTelemetry is installed."""
+    agent = create_anthropic_agent("m", async_client=kit.Wire(kit.Reply(kit.message("Hi"))).anthropic())
+    entered = await functions_of_an_answer(agent, "Hello")
+    assert any("/anthropic/" in file for file, _ in entered)
+    assert not [name for file, name in entered if file.endswith("/anthropic/_tracing.py")]
+
+
+@pytest.mark.parametrize("place", ["client", "global"])
+async def test_anthropic_sdk_records_its_span_when_a_provider_is_there(
+    place: str, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A provider of OpenTelemetry gets the span of Anthropic's SDK, also one that is installed after an answer."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    wire = kit.Wire(kit.Reply(kit.message("Hi")))
+    client = wire.anthropic(**({"open_telemetry": {"tracer_provider": provider}} if place == "client" else {}))
+    agent = create_anthropic_agent("m", async_client=client)
+    async with MiniAgents():
+        if place == "global":
+            await agent.trigger("Hello")
+            assert not exporter.get_finished_spans()
+            monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+        await agent.trigger("Hello")
+    assert [span.name for span in exporter.get_finished_spans()] == ["anthropic.messages.create"]
+    assert "traceparent" in wire.requests[-1].headers
+
+
+async def test_anthropic_sdk_sends_the_trace_of_the_context_without_a_provider(kit: Kit) -> None:
+    """A current trace of another process is sent on by Anthropic's SDK when no provider is installed."""
+    wire = kit.Wire(kit.Reply(kit.message("Hi")))
+    agent = create_anthropic_agent("m", async_client=wire.anthropic())
+    parent = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=True))
+    async with MiniAgents():
+        await agent.trigger("Hello")
+        with trace.use_span(parent):
+            await agent.trigger("Hello")
+    first, second = (request.headers.get("traceparent") for request in wire.requests)
+    assert first is None
+    assert second == f"00-{1:032x}-{2:016x}-00"
+
+
+async def test_anthropic_sdk_sends_the_headers_of_a_propagator(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A propagator that writes headers without any trace is still asked by Anthropic's SDK."""
+
+    class Marking(TraceContextTextMapPropagator):
+        def inject(self, carrier: Any, *_: Any, **named: Any) -> None:
+            carrier["x-mark"] = "1"
+
+    monkeypatch.setattr(propagate, "_HTTP_TEXT_FORMAT", Marking())
+    wire = kit.Wire(kit.Reply(kit.message("Hi")))
+    async with MiniAgents():
+        await create_anthropic_agent("m", async_client=wire.anthropic()).trigger("Hello")
+    assert wire.requests[0].headers["x-mark"] == "1"
