@@ -19,6 +19,7 @@ from benchmarks.provider import (
     OPENAI,
     TURN,
     anthropic_chunks,
+    bytes_only,
     first_token,
     http_client,
     openai_client,
@@ -74,6 +75,32 @@ def by_hand(client: AsyncOpenAI, words: int) -> Side:
     return side
 
 
+def asked(client: AsyncAnthropic) -> Side:
+    """Return a side that sends a request with the SDK, and reads nothing of the answer."""
+
+    async def side() -> None:
+        request: Any = client.messages.with_streaming_response.create
+        async with request(model="claude", max_tokens=9, messages=[TURN], stream=True):
+            pass
+
+    return side
+
+
+async def _requests(table: Table, plan: Plan) -> None:
+    """Compare an answer of one chunk with the request for it alone, which is a part of ours, too."""
+    row: dict[str, Any] = {"units": 1, "unit": "us a request", "base_name": BY_SDK, "repeat": 300}
+    chunks = anthropic_chunks(1)
+    async with AsyncAnthropic(api_key="none", http_client=http_client(chunks)) as client:
+        base = raw_anthropic(client, 1)
+        quiet = client.with_options(open_telemetry=False)
+        for name, side in (
+            ("the SDK's request alone", asked(client)),
+            ("the SDK's request alone, without spans", asked(quiet)),
+            ("httpx2 alone", bytes_only(http_client(chunks), request={"messages": [TURN]})),
+        ):
+            await table.compare(f"Anthropic, 1 chunk: {name}", base, side, plan, **row)
+
+
 async def _by_loop(table: Table, plan: Plan) -> None:
     """Compare an answer of Anthropic that comes at the pace of the loop, and decoding with a few lines by hand."""
     row: dict[str, Any] = {"units": 1, "unit": "us an answer"}
@@ -100,6 +127,7 @@ async def benchmark(plan: Plan) -> Table:
             for (api, agent), goal in zip(agents, goals, strict=True):
                 name = f"{api.name}, {count} chunk{'s' * (count > 1)}, unpaced"
                 await unpaced(table, plan, api, _through(agent), count, name=name, goal=goal)
+        await _requests(table, plan)
         await _by_loop(table, plan)
         for api, agent in agents:
             name = f"{api.name} over a socket, 300 chunks, 1 ms apart"
