@@ -150,7 +150,7 @@ def _without_retries(client: Any) -> _Client:
     The copy shares the HTTP client. A new copy would ask a thread for the platform before its first request. Return the
     client itself if a tracer or a test has replaced a method of the object, which a copy would not have.
     """
-    if _has_replaced_methods(client):
+    if has_replaced_methods(client):
         return _Client.of(client)
     try:
         known = _copies.get(client)
@@ -164,7 +164,7 @@ def _without_retries(client: Any) -> _Client:
     return known[1]
 
 
-def _has_replaced_methods(client: Any) -> bool:
+def has_replaced_methods(client: Any) -> bool:
     """Return True if a method of the client object, or of its resources such as `client.chat`, was replaced."""
     resources = type(client).__module__.partition(".")[0] + ".resources."
     objects = [client]

@@ -16,6 +16,7 @@ from miniagents.ext.llm._base import (
     DEFAULT_RETRY,
     DEFAULT_STALL_TIMEOUT,
     ProviderAdapter,
+    has_replaced_methods,
     shared_client,
 )
 from miniagents.ext.llm._failures import Retry
@@ -279,6 +280,8 @@ def _without_idle_spans(client: Any) -> Any:
         return client
     quiet = _quiet.get(client)
     if quiet is None:
+        if has_replaced_methods(client):  # the copy would not have them
+            return client
         quiet = _quiet[client] = client.with_options(open_telemetry=False)
     return quiet
 
