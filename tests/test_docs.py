@@ -224,8 +224,8 @@ def test_link_inside_the_repository_names_an_existing_file() -> None:
     assert not broken
 
 
-def test_readme_begins_with_a_test_of_eight_lines_and_is_short() -> None:
-    """The README's first Python block is a test of eight lines, and its text is read in some three minutes."""
+def test_readme_begins_with_a_short_test_and_is_short() -> None:
+    """The README's first Python block is a test of at most eight lines, and its text is read in some three minutes."""
     text = (ROOT / "README.md").read_text("utf-8")
     first = next(block[3] for block in FENCE.finditer(text) if block[1] == "python")
     code = [line for line in first.splitlines() if line]
