@@ -48,7 +48,7 @@ FENCE = re.compile(r'^```(\w+)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE 
 OUTPUT = re.compile(r"^ *#> ?(.*)$", re.MULTILINE)
 """A line that the program prints."""
 RECORDED = re.compile(r"pytest\.mark\.(miniagents_cassette|vcr)\b|\(stream_cassette\)")
-RECORDED_PAGES = ("README.md", "docs/tutorial.md", "docs/how-to/other-frameworks.md")
+RECORDED_PAGES = ("README.md", "docs/tutorial.md", "docs/how-to/cassettes.md", "docs/how-to/other-frameworks.md")
 """Pages whose tests with a cassette ask a provider; those of other pages bring a server or make no request."""
 WARNINGS = ("-W", "ignore", "-W", "error::miniagents_testing.errors.UnrecordedWarning")
 """Options that make only a warning of the testing kit an error, because frameworks warn of each other."""
