@@ -144,7 +144,7 @@ class WebChat:
 def create_model() -> MiniAgent[Any]:
     """Return an agent on a model if there is a key, or else one that repeats what it is told."""
     if os.environ.get("OPENAI_API_KEY"):
-        return create_openai_agent(model="gpt-4o")
+        return create_openai_agent(model="gpt-5.4-mini")
     return create_scripted_agent(lambda call: Step(f"You said: {call.request['messages'][-1]['content']}", gap=0.1))
 
 
