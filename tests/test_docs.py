@@ -113,7 +113,8 @@ def _skip_without_clients(snippet: str) -> list[pytest.MarkDecorator]:
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            imported |= {node.module, node.module.partition(".")[0]}
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
     missing = sorted(name for name in imported & CLIENTS if not _is_installed(name))
     return [pytest.mark.skip(reason=f"needs {', '.join(missing)}, as `tox -e clients` has")] if missing else []
 
