@@ -27,7 +27,7 @@ texts       join_messages, split_messages
 histories   ChatHistory, InMemoryChatHistory; others in miniagents.ext
 errors      MiniAgentsError: AppenderClosedError, CyclicValueError, DeadlockError, FreezeError, LimitExceededError,
             LLMError, MissingExtraError, NoActiveContextError, OutputInvalidError, PriceUnknownError,
-            PromiseCancelledError, ToolError, TooManyRoundsError; StopDialog (a signal)
+            PromiseCancelledError, ToolError, TooManyRoundsError, UsageUnknownError; StopDialog (a signal)
 beneath     Promise, StreamedPromise, StreamAppender, FlatSequence, Frozen, FrozenDict
 ```
 
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         StopDialog,
         ToolError,
         TooManyRoundsError,
+        UsageUnknownError,
     )
     from miniagents.messages import (
         AnswerFinished,
@@ -151,6 +152,7 @@ __all__ = [
     "ToolMessage",
     "Usage",
     "UsageTotals",
+    "UsageUnknownError",
     "UserMessage",
     "achain_loop",
     "adialog_loop",
@@ -181,6 +183,7 @@ _NAMES_OF_MODULES = {
         "PromiseCancelledError",
         "StopDialog",
         "TooManyRoundsError",
+        "UsageUnknownError",
         "ToolError",
     ),
     "messages": (

@@ -20,6 +20,7 @@ Exception
     ├── OutputInvalidError              a model's answer is not the output that was asked for
     ├── LimitExceededError              requests, tokens or costs have reached a limit
     ├── PriceUnknownError               a limit of the cost, and a model without a known price
+    ├── UsageUnknownError               a limit of tokens or cost, and an answer without its usage
     ├── RemoteError                     a call of an agent in another process failed on its way
     │   ├── RemoteWorkerLostError       the process that ran the agent is gone
     │   ├── RemoteUnavailableError      no worker took the call, or the broker cannot be reached
@@ -97,6 +98,7 @@ __all__ = [
     "StreamTruncatedError",
     "TooManyRoundsError",
     "ToolError",
+    "UsageUnknownError",
 ]
 
 
@@ -333,6 +335,27 @@ class PriceUnknownError(MiniAgentsError):
         self.model = model
 
     def __reduce__(self) -> tuple[Callable[..., PriceUnknownError], tuple[Any, ...], dict[str, Any]]:
+        return type(self), self.args, self.__dict__.copy()
+
+
+class UsageUnknownError(MiniAgentsError):
+    """Error of a request that was not sent: tokens or the cost are limited, and an earlier answer had no usage.
+
+    Ask the server for the usage of streamed chat completions with `stream_options={"include_usage": True}`, or give a
+    limit of requests if the server does not send it.
+
+    Args:
+        message: text that names the limit, the model that answered, and the agents that asked it.
+        limit: name of the limit that cannot be checked: input_tokens, output_tokens or cost.
+        agent_trace: aliases of the agent that wanted to send the next request, and of its callers.
+    """
+
+    def __init__(self, message: str = "", *, limit: str = "", agent_trace: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.agent_trace = agent_trace
+
+    def __reduce__(self) -> tuple[Callable[..., UsageUnknownError], tuple[Any, ...], dict[str, Any]]:
         return type(self), self.args, self.__dict__.copy()
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from miniagents.errors import LimitExceededError, PriceUnknownError, install_line
+from miniagents.errors import LimitExceededError, PriceUnknownError, UsageUnknownError, install_line
 from miniagents.messages import Usage
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Limits:
     """Limits of a run, or of one call of an agent with all that it calls; None for no limit.
 
     They are checked before each request to a model. A request that would begin at or above a limit is not sent: it
-    fails with `LimitExceededError`.
+    fails with `LimitExceededError`. After a whole answer without the numbers that a limit needs, the next request fails
+    with `UsageUnknownError`. A request that failed or was cancelled takes what is known of it.
 
     Raises:
         TypeError: a limit is no number.
@@ -131,19 +132,21 @@ class UsageTotals:
     whole answer, so that tokens are missing in the other numbers.
     """
 
-    __slots__ = (*_COUNTS, "_by_path", "_cost", "_unpriced", "requests", "unknown")
+    __slots__ = (*_COUNTS, "_by_path", "_cost", "_unmeasured", "_unpriced", "requests", "unknown")
 
     def __init__(self) -> None:
         self.requests: int = 0
         """Requests that have begun."""
         self.unknown: int = 0
-        """Requests that failed or were cancelled, or whose usage the provider did not send."""
+        """Requests that failed or were cancelled, or whose input or output tokens the provider did not send."""
         self.input_tokens: int = 0
         self.output_tokens: int = 0
         self.cached_tokens: int = 0
         self.cache_write_tokens: int = 0
         self.reasoning_tokens: int = 0
         self._cost: float | None = 0.0
+        self._unmeasured: dict[str, str] = {}
+        """Names of limits that cannot be checked, each with the sentences why, see `EndedRequest.unmeasured`."""
         self._unpriced: dict[tuple[ListedPrices, tuple[str, ...]], array[int]] = {}
         """Numbers of the requests with listed prices and these models, in the order of `_COUNTS`."""
         self._by_path: dict[tuple[str, ...], UsageTotals] = {}
@@ -163,8 +166,9 @@ class UsageTotals:
 
     @property
     def cost(self) -> float | None:
-        """Cost of the requests with a usage; None if the price of one of them is not known.
+        """Cost of the requests; None if the price of one is not known, or if a whole answer came without its usage.
 
+        Requests that failed or were cancelled cost what is known of them, and are counted in `unknown`.
         The prices are those of `MiniAgents(price=)`, or else of the package genai-prices, if it is installed.
         """
         unpriced, self._unpriced = self._unpriced, {}
@@ -197,21 +201,25 @@ class UsageTotals:
         copied._by_path = {path: totals.copy() for path, totals in self._by_path.items()}
         return copied
 
-    def rows(self) -> list[tuple[tuple[str, ...], dict[str, float | None]]]:
+    def rows(self) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
         """Return the numbers by the aliases from the sender of the requests up to the agent of these totals.
 
         Each row is for `add_row` of totals in another process.
         """
         names = ("requests", "unknown", *_COUNTS, "cost")
-        return [(path, {name: getattr(each, name) for name in names}) for path, each in self._by_path.items()]
+        return [
+            (path, {name: getattr(each, name) for name in names} | {"unmeasured": each._unmeasured})
+            for path, each in self._by_path.items()
+        ]
 
     def add_row(self, path: tuple[str, ...], row: Mapping[str, Any]) -> None:
         """Add numbers of `rows`, which requests took in another process, for the agents of this path.
 
         Raises:
-            TypeError: a number is no number.
+            TypeError, ValueError: a number is no number, or the limits that cannot be checked are no dict.
         """
         added = UsageTotals()
+        added._unmeasured = {name: str(why) for name, why in dict(row.get("unmeasured", {})).items()}
         for name in ("requests", "unknown", *_COUNTS):
             setattr(added, name, min(operator.index(row.get(name, 0)), _LARGEST))
         cost = row.get("cost")
@@ -224,6 +232,7 @@ class UsageTotals:
         for name in ("requests", "unknown", *_COUNTS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self._add_cost(other._cost)
+        self._unmeasured = other._unmeasured | self._unmeasured
         for key, numbers in other._unpriced.items():
             self._unpriced.setdefault(key, array("q")).extend(numbers)
 
@@ -247,8 +256,11 @@ class UsageTotals:
         """
         if not request.is_known:
             self.unknown += 1
+            self._unmeasured = request.unmeasured | self._unmeasured
         counts = request.counts
         if counts is None:
+            if request.unmeasured:
+                self._add_cost(None)
             return
         self.input_tokens += counts[0]
         self.output_tokens += counts[1]
@@ -275,21 +287,44 @@ class EndedRequest:
         usage: the numbers of tokens; None if they did not come.
         complete: True if the answer is complete.
         price: the prices.
+        answer: words for the answer in errors, with model and agents.
+        asked: True if the request asked for its usage by `stream_options`.
     """
 
-    __slots__ = ("cost", "counts", "is_known", "listed", "models")
+    __slots__ = ("cost", "counts", "is_known", "listed", "models", "unmeasured")
 
-    def __init__(self, models: tuple[str, ...], usage: Usage | None, complete: bool, price: Price) -> None:
+    def __init__(
+        self,
+        models: tuple[str, ...],
+        usage: Usage | None,
+        complete: bool,
+        price: Price,
+        *,
+        answer: str,
+        asked: bool,
+    ) -> None:
         self.models: tuple[str, ...] = models
-        self.is_known: bool = complete and usage is not None
+        missing = [name for name in ("input_tokens", "output_tokens") if getattr(usage, name, None) is None]
+        self.is_known: bool = complete and not missing
         """True if the usage is that of a whole answer."""
+        self.unmeasured: dict[str, str] = {}
+        """Names of the limits whose numbers are missing in a whole answer, each with the sentences for the error."""
         self.counts: list[int] | None = (
             None if usage is None else [min(getattr(usage, name) or 0, _LARGEST) for name in _COUNTS]
         )
-        self.listed: ListedPrices | None = price if isinstance(price, ListedPrices) else None
+        self.listed: ListedPrices | None = None
         """Prices to ask later; None if the cost is known by now, or known to be unknown."""
         self.cost: float | None = None
-        if usage is not None and self.listed is None:
+        if complete and missing:
+            why = f"{answer} came without its {' and '.join(map(_WORDS.__getitem__, missing))}. " + (
+                "The request asked for them by stream_options, so the server ignores that"
+                if asked
+                else 'Many servers send them if a streamed chat completion asks: stream_options={"include_usage": True}'
+            )
+            self.unmeasured = dict.fromkeys([*missing, "cost"], why)
+        elif isinstance(price, ListedPrices):
+            self.listed = price
+        elif usage is not None:
             self.cost = price_of(price, models, usage)
 
 
@@ -321,15 +356,17 @@ class RequestMeter:
         self._aliases = aliases
         self._price = price
 
-    def begin(self, model: str) -> EndRequest:
+    def begin(self, model: str, asks_for_usage: bool) -> EndRequest:
         """Check all limits, count a request that is about to be sent, and return the function to call at its end.
 
         Args:
             model: the model that is asked.
+            asks_for_usage: True if the request asks for its usage by `stream_options`; for errors.
 
         Raises:
             LimitExceededError: a total has reached its limit; the request is not counted.
             PriceUnknownError: the cost is limited, and the price of the model is not known.
+            UsageUnknownError: tokens or the cost are limited, and an earlier answer came without its usage.
         """
         for level in self._levels:
             if level.limits is not None:
@@ -340,16 +377,18 @@ class RequestMeter:
         def end(answered: str | None, usage: Usage | None, complete: bool) -> None:
             """Add tokens and cost of a request to all totals, at the price of the answering or the asked model."""
             models = (model,) if answered is None or answered == model else (answered, model)
-            request = EndedRequest(models, usage, complete, self._price)
+            answer = f"The answer of the model {models[0]!r} to {' <- '.join(self._aliases)}"
+            request = EndedRequest(models, usage, complete, self._price, answer=answer, asked=asks_for_usage)
             for level in self._levels:
                 level.totals.end(level.path, request)
 
         return end
 
     def _check(self, level: Level, limits: Limits, model: str) -> None:
-        """Raise `LimitExceededError` if a limit is reached, or `PriceUnknownError` if that cannot be said.
+        """Raise `LimitExceededError` if a limit is reached; raise one of two other errors if that cannot be said.
 
-        The latter means a limit of the cost, and a model or an earlier request without a known price.
+        `PriceUnknownError` means a limit of the cost, and a model or an earlier request without a known price.
+        `UsageUnknownError` means an earlier answer without the numbers that a limit needs.
         """
         totals = level.totals
         reached: dict[str, float | None] = {
@@ -360,7 +399,7 @@ class RequestMeter:
         if limits.cost is not None:
             reached["cost"] = totals.cost
             no_price = price_of(self._price, (model,), Usage(input_tokens=0, output_tokens=0)) is None
-            if no_price or totals.cost is None:
+            if no_price or (totals.cost is None and "cost" not in totals._unmeasured):
                 what = f"the model {model!r}" if no_price else "an earlier request"
                 raise PriceUnknownError(
                     f"The price of {what} is not known, so the cost limit of {level.name} cannot be checked, and the "
@@ -378,6 +417,14 @@ class RequestMeter:
                     limit=name,
                     value=limit,
                     totals=totals.copy(),
+                    agent_trace=self._aliases,
+                )
+            if limit is not None and name in totals._unmeasured:
+                raise UsageUnknownError(
+                    f"The limit of {limit} {_WORDS[name]} of {level.name} cannot be checked, so the next request was "
+                    f"not sent. {totals._unmeasured[name]}. Without these numbers, limit the requests: "
+                    f"Limits(requests=...)",
+                    limit=name,
                     agent_trace=self._aliases,
                 )
 

@@ -30,6 +30,7 @@ from miniagents.errors import (
     StopDialog,
     ToolError,
     TooManyRoundsError,
+    UsageUnknownError,
     describe_error,
     text_of_error,
 )
@@ -67,7 +68,14 @@ Ask = Callable[[MessageType, OnCalls], MessagePromise]
 It calls its second argument at most once, as soon as the provider has said that an answer with calls is complete.
 """
 
-_NEVER_TOLD = (StopDialog, DeadlockError, LimitExceededError, PriceUnknownError, PromiseCancelledError)
+_NEVER_TOLD = (
+    StopDialog,
+    DeadlockError,
+    LimitExceededError,
+    PriceUnknownError,
+    UsageUnknownError,
+    PromiseCancelledError,
+)
 """Exceptions of tools that end the loop and never become results: the model can do nothing about them."""
 
 _Prepared = Union["tuple[Tool, dict[str, Any]]", Exception]

@@ -128,6 +128,7 @@ async def test_answer_without_usage_counts_as_unknown() -> None:
     async with MiniAgents(price=price) as run:
         await agent.trigger("q")
         assert counts(run.usage) == (1, 0, 0, 1)
+        assert run.usage.cost is None
 
 
 async def test_recursive_agent_counts_a_request_once() -> None:

@@ -14,6 +14,7 @@ import inspect
 import operator
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import lru_cache, partial
 from types import FunctionType
@@ -35,7 +36,7 @@ from miniagents.miniagents import MiniAgent, MiniAgents
 from miniagents.observing import observe_part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
@@ -435,6 +436,7 @@ class ProviderAdapter(ABC):
                 new_session=new_session,
                 slot=partial(self.limits.slot, max_concurrent_requests),
                 streamed=streamed,
+                asks_for_usage=_asks_for_usage(arguments),
                 retry=NO_RETRY if retry is None else retry,
                 stall_timeout=stall_timeout,
                 redactor=redactor,
@@ -542,6 +544,12 @@ def known_price(provider: str, url: str, model: str, usage: Usage) -> float | No
         except (LookupError, ValueError):  # no such model there, or numbers that cannot be
             continue
     return None
+
+
+def _asks_for_usage(arguments: Mapping[str, Any]) -> bool:
+    """Return True if a request asks for its usage by `stream_options`, which may also stand in its further JSON."""
+    options = {**arguments, **(arguments.get("extra_body") or {})}.get("stream_options")
+    return isinstance(options, Mapping) and bool(options.get("include_usage"))
 
 
 def _fit_to_sdk(create: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -367,6 +367,8 @@ class LLMCall:
     """Function that returns a context, which holds one slot of the limit of concurrent requests."""
     streamed: bool
     """True if a stream is asked for."""
+    asks_for_usage: bool
+    """True if the request asks for its usage by `stream_options`."""
     retry: Retry
     stall_timeout: float | None
     """Seconds without progress after which a stream is given up; None for no limit."""
@@ -394,7 +396,7 @@ async def stream_answer(
 
     Raises:
         LLMError: the request failed; the class tells how. The SDK's or the HTTP library's error is its cause.
-        LimitExceededError, PriceUnknownError: the request was not sent, see `Limits`.
+        LimitExceededError, PriceUnknownError, UsageUnknownError: the request was not sent, see `Limits`.
         OutputInvalidError: the answer is complete, but is not the output that the caller asked for.
     """
     metadata["interrupted"] = True  # for a reader of the metadata after a cancellation; replaced at the end
@@ -488,10 +490,11 @@ def _begin_request(call: LLMCall, failure: LLMError | None) -> EndRequest:
     """Check the limits and count a request that is about to be sent; return the function to call at its end.
 
     Raises:
-        LimitExceededError, PriceUnknownError: the request is not sent; the cause is the failure of the last attempt.
+        LimitExceededError, PriceUnknownError, UsageUnknownError: the request is not sent; the cause is the failure of
+            the last attempt.
     """
     try:
-        return call.meter.begin(call.model)
+        return call.meter.begin(call.model, call.asks_for_usage)
     except MiniAgentsError as error:
         raise error from failure
 
