@@ -206,7 +206,8 @@ def _card(request: Request, colour: int, shown: dict[str, int]) -> Iterator[str]
     anchor = f"#r{request.number}"
     facts = [f"{_seconds(request.start)} to {_seconds(request.end)}"]
     if request.tokens_in is not None or request.tokens_out is not None:
-        facts.append(f"{request.tokens_in or 0:,} → {request.tokens_out or 0:,} tokens")
+        counts = (request.tokens_in, request.tokens_out)
+        facts.append(" → ".join("?" if count is None else f"{count:,}" for count in counts) + " tokens")
     target = "" if request.target == request.lane else f" <small>{html.escape(_line(request.target))}</small>"
     yield f'<article class="request c{colour}{long}" id="r{request.number}" tabindex="-1">\n'
     name = html.escape(_line(request.lane) or "(no name)")

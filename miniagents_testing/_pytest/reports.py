@@ -208,7 +208,7 @@ def _summary(session: Session, before: tuple[Interaction, ...], path: Path, conf
     match = session.settings.match
     left = Counter(match.key(each.method, each.uri, each.request_body) for each in before)
     asked: dict[str, list[str]] = {"new": [], "asked again": []}
-    tokens = [0, 0]
+    tokens = [0, 0, 0]
     for each in session.recorded:
         key = match.key(each.method, each.uri, each.request_body)
         kind = "asked again" if left[key] else "new"
@@ -216,9 +216,10 @@ def _summary(session: Session, before: tuple[Interaction, ...], path: Path, conf
         reading = read_interaction(each)
         question = " ".join(reading.prompt.last.text.split())[-_MAX_QUESTION_CHARS:]
         asked[kind].append(repr(question) if question else f"{each.method} {each.uri!r}"[:_MAX_QUESTION_CHARS])
-        usage = reading.outcome.usage if reading.outcome else None
-        if usage is not None:
-            tokens = [tokens[0] + (usage.input or 0), tokens[1] + (usage.output or 0)]
+        if reading.outcome is not None and each.response.status < 400:
+            usage = reading.outcome.usage
+            counts = [None, None] if usage is None else [usage.input, usage.output]
+            tokens = [total + (count or 0) for total, count in zip(tokens, [*counts, None in counts], strict=True)]
     name = os.path.relpath(path, config.rootpath) if path.is_relative_to(config.rootpath) else str(path)
     redacted = [str(each) for each in session.replaced]
     failed = [failure for each in session.recorded if (failure := failure_of(each))]
@@ -270,5 +271,9 @@ def _print_some(reporter: pytest.TerminalReporter, kind: str, lines: list[str]) 
 
 
 def _tokens(counts: list[int]) -> str:
-    """Return two counts in words: tokens of prompts, and tokens of answers."""
-    return f"{counted(counts[0], 'token')} in, {counts[1]:,} out"
+    """Return counts in words: tokens of prompts, tokens of answers, and answers for which one of both is unknown."""
+    read, written, unknown = counts
+    if unknown and not read and not written:
+        return "tokens unknown"
+    text = f"{counted(read, 'token')} in, {written:,} out"
+    return f"{text}; tokens of {counted(unknown, 'answer')} unknown" if unknown else text

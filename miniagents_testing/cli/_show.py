@@ -216,7 +216,8 @@ def _render_rows(cassette: CassetteFile, rows: list[_Row], width: int) -> Iterat
         "model": [make_safe_line(row.model) for row in rows],
         "seconds": [f"{float(row.seconds):.1f} s" if row.seconds else "" for row in rows],
         "tokens": [
-            f"{row.tokens_in} → {row.tokens_out} tokens" if row.tokens_in or row.tokens_out else "" for row in rows
+            f"{row.tokens_in or '?'} → {row.tokens_out or '?'} tokens" if row.tokens_in or row.tokens_out else ""
+            for row in rows
         ],
         "end": [make_safe_line(row.end) for row in rows],
     }

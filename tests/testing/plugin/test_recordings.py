@@ -165,3 +165,31 @@ def test_no_section_without_a_written_cassette(project: Project, monkeypatch: py
     replay = project("def test_it(stream_cassette): pass")
     replay.assert_outcomes(passed=1)
     assert "recorded cassettes" not in replay.stdout.str()
+
+
+def test_tokens_that_no_answer_reports_are_unknown(project: Project) -> None:
+    """Answers of a server that sends no usage have unknown tokens in the section, alone and beside other answers."""
+    source = ask("One?").replace('"include_usage": True', '"include_usage": False')
+    first, *_, last = _section(project(source, "--miniagents-record=once"))
+    assert first == "cassettes/test_it/test_it.yaml: 1 new; tokens unknown"
+    assert last == "1 cassette written, 1 request, tokens unknown"
+
+    both = ask("Two?", name="test_other") + source
+    *_, last = _section(project(both, "--miniagents-record=all"))
+    assert last == "2 cassettes written, 2 requests, 7 tokens in, 3 out; tokens of 1 answer unknown"
+
+
+def test_pages_and_failures_have_no_unknown_tokens(project: Project) -> None:
+    """A request to no model, or one that a server refuses, takes no tokens that could be unknown."""
+    source = """
+import httpx2
+from miniagents_testing import Failure
+
+def test_it(provider_server, stream_cassette):
+    server = provider_server([Failure(401)])
+    body = {"model": "m", "messages": [{"role": "user", "content": "One?"}]}
+    httpx2.post(f"{server.openai_base_url}/chat/completions", json=body)
+    httpx2.get(f"{server.openai_base_url}/no-such-page")
+"""
+    *_, last = _section(project(source, "--miniagents-record=once"))
+    assert last == "1 cassette written, 2 requests, 0 tokens in, 0 out"
