@@ -20,9 +20,11 @@ from pydantic_core import from_json
 
 from miniagents.bounds import MAX_EVENT_BYTES
 from miniagents.errors import LLMError, StreamError, StreamTruncatedError
+from miniagents.ext.llm import ANTHROPIC_ALIAS, OPENAI_ALIAS
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
 from miniagents.ext.llm._sessions.base import error_from_payload, repair_surrogates_deep
 from miniagents.ext.llm._streaming import ResponseBody
+from miniagents_testing._script import SCRIPTED_ALIAS
 from miniagents_testing._words import counted
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ _SENTENCES = {
     "refusal": "the model refused to answer",
 }
 _OF_MODEL = frozenset({"assistant", "model"})
+_DEFAULT_ALIASES = frozenset({OPENAI_ALIAS, ANTHROPIC_ALIAS, SCRIPTED_ALIAS})
+"""Aliases that say nothing of the agent of a model but its provider."""
 _INSTRUCTIONS = frozenset({"system", "developer"})
 """Roles of messages that say how to answer, and are no part of the conversation."""
 _OF_PROMPT = ("messages", "input", "contents", "prompt", "inputs")
@@ -470,11 +474,11 @@ def content_text(content: Any) -> str:
 def agent_names(paths: Sequence[str]) -> list[str]:
     """Return a short name for each path of an agent, without what all paths begin with.
 
-    The last agent of a path asks the model for the one before it. Its name is left out, unless paths differ in it
-    alone.
+    The last agent of a path is that of a model. It is left out if it has a default alias, because it asks the model for
+    the agent before it; but not if paths differ in it alone.
     """
     parts = [path.split("/") for path in paths]
-    above = [each[:-1] or each for each in parts]
+    above = [each[:-1] if len(each) > 1 and each[-1] in _DEFAULT_ALIASES else each for each in parts]
     if len(set(map(tuple, above))) == len(set(paths)):
         parts = above
     named = [each for each in parts if each != [""]]

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+SCRIPTED_ALIAS = "SCRIPTED_AGENT"
+"""Alias of an agent of a scripted model that is given none."""
 API = Literal["chat", "responses", "messages"]
 """Name of an API: OpenAI's chat completions, OpenAI's Responses, Anthropic's messages."""
 

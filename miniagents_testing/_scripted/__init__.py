@@ -36,7 +36,7 @@ from miniagents import (
     UserMessage,
 )
 from miniagents._promising.freezing import short_repr
-from miniagents_testing._script import Call, Failure, Step, as_answer, script_items
+from miniagents_testing._script import SCRIPTED_ALIAS, Call, Failure, Step, as_answer, script_items
 from miniagents_testing._streams import Gate, aplay, await_headers
 from miniagents_testing._wire import render
 from miniagents_testing._words import counted, first_lines
@@ -249,7 +249,7 @@ class ScriptedLLM:
         self,
         model: str = "scripted-model",
         *,
-        alias: str = "SCRIPTED_AGENT",
+        alias: str = SCRIPTED_ALIAS,
         api: API = "chat",
         async_client: Any = None,
         retry: Retry | None = None,
@@ -321,7 +321,7 @@ class ScriptedLLM:
         return {**defaults, **options}
 
 
-def create_scripted_agent(script: Script, *, alias: str = "SCRIPTED_AGENT", **settings: Any) -> MiniAgent[Any]:
+def create_scripted_agent(script: Script, *, alias: str = SCRIPTED_ALIAS, **settings: Any) -> MiniAgent[Any]:
     """Return an agent that answers from a script, in place of an agent that uses a model.
 
     To look at its calls, make a `ScriptedLLM` and use its `agent()`, which takes the same arguments.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents import MiniAgents, tool
+from miniagents import InteractionContext, MiniAgents, handoff, miniagent, tool
 from miniagents.errors import LLMError
 from miniagents.ext.llm.openai import Retry
 from miniagents.observing import observe
@@ -173,3 +173,20 @@ def test_picture_does_not_change_the_run(tmp_path: Path) -> None:
     plain = run_in_virtual_time(amain())
     with picture(tmp_path / "run.html"):
         assert run_in_virtual_time(amain()) == plain
+
+
+def test_picture_names_the_agent_that_a_handoff_went_to() -> None:
+    """Agents of models with aliases of their own have lanes under these, also after a handoff from one to the other."""
+    billing = create_scripted_agent("Refunded.", alias="BILLING", description="Refunds.")
+    script = [Step(tool_calls=[("handoff_to_billing", {})])]
+    triage = create_scripted_agent(script, alias="TRIAGE", tools=[handoff(billing)])
+
+    @miniagent
+    async def desk(ctx: InteractionContext) -> None:
+        ctx.reply(triage.trigger(ctx.message_promises))
+
+    async def amain() -> None:
+        async with MiniAgents():
+            await desk.trigger("Refund!")
+
+    assert record(amain).lanes == ("TRIAGE", "TRIAGE/BILLING")

@@ -339,13 +339,19 @@ def test_last_message_of_a_prompt_is_the_one_that_the_model_answers() -> None:
         (["A/OPENAI_AGENT", "A/OPENAI_AGENT"], ["A", "A"]),
         (["PANEL/A", "PANEL/B"], ["A", "B"]),
         (["OPENAI_AGENT", "TEAM/A/OPENAI_AGENT", ""], ["OPENAI_AGENT", "TEAM/A", ""]),
-        (["A/M", "A/B/M"], ["A", "A/B"]),
+        (["A/OPENAI_AGENT", "A/B/OPENAI_AGENT"], ["A", "A/B"]),
+        (["A/OPENAI_AGENT", "A/ANTHROPIC_AGENT"], ["OPENAI_AGENT", "ANTHROPIC_AGENT"]),
+        (["A/ANTHROPIC_AGENT", "B/SCRIPTED_AGENT"], ["A", "B"]),
+        (["A/M", "A/B/M"], ["M", "B/M"]),
+        (["DESK/TRIAGE", "DESK/TRIAGE/BILLING"], ["TRIAGE", "TRIAGE/BILLING"]),
+        (["DESK/TRIAGE/BILLING", "DESK/TRIAGE/BILLING"], ["BILLING", "BILLING"]),
+        (["DESK/OPENAI_AGENT", "DESK/OPENAI_AGENT/BILLING"], ["DESK", "DESK/OPENAI_AGENT/BILLING"]),
         ([""], [""]),
         ([], []),
     ],
 )
 def test_agent_names_are_short_and_differ_as_the_paths_do(paths: list[str], names: list[str]) -> None:
-    """Names of agents lack what all paths begin with, and the agent of the model unless the paths differ in it."""
+    """Names of agents lack what all paths begin with, and a default alias at the end, unless paths differ in it."""
     assert agent_names(paths) == names
 
 

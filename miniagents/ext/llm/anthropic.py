@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from typing_extensions import TypeVar
 
 from miniagents.errors import MissingExtraError
+from miniagents.ext.llm import ANTHROPIC_ALIAS
 from miniagents.ext.llm._base import (
     DEFAULT_MAX_ROUNDS,
     DEFAULT_RETRY,
@@ -58,7 +59,7 @@ def create_anthropic_agent(
     system: Any = None,
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
-    alias: str = "ANTHROPIC_AGENT",
+    alias: str = ANTHROPIC_ALIAS,
     retry: Retry | None = ...,
     stall_timeout: float | None = ...,
     max_concurrent_requests: int | None = None,
@@ -80,7 +81,7 @@ def create_anthropic_agent(
     system: Any = None,
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
-    alias: str = "ANTHROPIC_AGENT",
+    alias: str = ANTHROPIC_ALIAS,
     retry: Retry | None = ...,
     stall_timeout: float | None = ...,
     max_concurrent_requests: int | None = None,
@@ -101,7 +102,7 @@ def create_anthropic_agent(
     system: Any = None,
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
-    alias: str = "ANTHROPIC_AGENT",
+    alias: str = ANTHROPIC_ALIAS,
     retry: Retry | None = DEFAULT_RETRY,
     stall_timeout: float | None = DEFAULT_STALL_TIMEOUT,
     max_concurrent_requests: int | None = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 from typing_extensions import TypeVar
 
 from miniagents.errors import MissingAPIKeyError, MissingExtraError
+from miniagents.ext.llm import OPENAI_ALIAS
 from miniagents.ext.llm._base import (
     DEFAULT_MAX_ROUNDS,
     DEFAULT_RETRY,
@@ -58,7 +59,7 @@ def create_openai_agent(
     system: Any = None,
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
-    alias: str = "OPENAI_AGENT",
+    alias: str = OPENAI_ALIAS,
     retry: Retry | None = ...,
     stall_timeout: float | None = ...,
     max_concurrent_requests: int | None = None,
@@ -80,7 +81,7 @@ def create_openai_agent(
     system: Any = None,
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
-    alias: str = "OPENAI_AGENT",
+    alias: str = OPENAI_ALIAS,
     retry: Retry | None = ...,
     stall_timeout: float | None = ...,
     max_concurrent_requests: int | None = None,
@@ -101,7 +102,7 @@ def create_openai_agent(
     system: Any = None,
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
-    alias: str = "OPENAI_AGENT",
+    alias: str = OPENAI_ALIAS,
     retry: Retry | None = DEFAULT_RETRY,
     stall_timeout: float | None = DEFAULT_STALL_TIMEOUT,
     max_concurrent_requests: int | None = None,
