@@ -22,6 +22,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from miniagents_testing._hosts import is_loopback
 from miniagents_testing._words import counted
 from miniagents_testing.cassette._bodies import (
     NO_TREE,
@@ -462,7 +463,8 @@ def describe_miss(
         lines.append(f"  and {counted(others, 'other interaction')}")
     if matching.ignore:
         lines.append(f"  not compared: {', '.join(matching.ignore)}")
-    lines += islice((_stand_in(uri, each.place) for each in near if _differs_in_host_only(each.place.key, key)), 1)
+    of_other_host = (each.place for each in near if _differs_in_host_only(each.place.key, key))
+    lines += next((_advice_on_host(uri, place) for place in of_other_host), [])
     return "\n".join(lines)
 
 
@@ -504,13 +506,39 @@ def _differs_in_host_only(recorded: RequestKey, now: RequestKey) -> bool:
     return (recorded[0], *recorded[3:]) == (now[0], *now[3:]) and recorded[1:3] != now[1:3]
 
 
-def _stand_in(uri: str, place: Place) -> str:
-    """Return the line of a miss that shows how `record_as` names the provider for which a server stands in."""
+def _advice_on_host(uri: str, place: Place) -> list[str]:
+    """Return the lines of a miss that differs in the host alone: the settings that make both URLs the same.
+
+    A recording of a server on this machine plays for a client that asks that server. Any other recording plays for a
+    server that `record_as` names, which stands in for the recorded one.
+    """
     live, recorded = (_BASE_URL.sub(r"\1", each) for each in (uri, place.interaction.uri))
-    return (
-        f"  if {live} stands in for {place.key[2]}: record_as={{{live!r}: {recorded!r}}}, an argument of use_cassette "
-        "and an item of the fixture cassette_settings"
-    )
+    is_local, was_local = (is_loopback(urlsplit(each).hostname or "") for each in (live, recorded))
+    where = "an argument of use_cassette and an item of the fixture cassette_settings"
+    if was_local and not is_local:
+        return [
+            f"  to play it: {_base_url_setting(live, recorded)}; no server has to run there",
+            f"  or record it as {urlsplit(live).hostname}: record_as={{{recorded!r}: {live!r}}}, {where}",
+        ]
+    lines = [f"  if {live} stands in for {place.key[2]}: record_as={{{live!r}: {recorded!r}}}, {where}"]
+    if is_local and not was_local:
+        lines.append(f"  if it is there by mistake: {_base_url_setting(recorded, recorded)}")
+    return lines
+
+
+def _base_url_setting(provider: str, url: str) -> str:
+    """Return the words that say how a client of a provider gets a base URL.
+
+    Args:
+        provider: URL of the provider.
+        url: base URL that the client has to have.
+    """
+    host = urlsplit(provider).hostname
+    if host == "api.anthropic.com":  # its SDK adds the version
+        url = url.removesuffix("/v1")
+    variable = {"api.openai.com": "OPENAI_BASE_URL", "api.anthropic.com": "ANTHROPIC_BASE_URL"}.get(host or "")
+    text = f"give the client base_url={url!r}"
+    return f"{text}, or set {variable}={url}" if variable else text
 
 
 def _most_similar(key: RequestKey, places: Sequence[Place]) -> list[tuple[int, Place]]:

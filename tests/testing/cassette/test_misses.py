@@ -302,3 +302,87 @@ async def test_K18_P18_headers_are_neither_recorded_nor_compared(kit: Kit) -> No
         with kit.cassette():
             response = await client.post(URLS["chat"], json={"prompt": "Hi"}, headers={"user-agent": "Another/2.0"})
     assert response.status_code == 200
+
+
+SETTING = ", an argument of use_cassette and an item of the fixture cassette_settings"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "live", "advice"),
+    [
+        (
+            "http://127.0.0.1:8125/v1/chat/completions",
+            "https://api.openai.com/v1/chat/completions",
+            [
+                (
+                    "  to play it: give the client base_url='http://127.0.0.1:8125/v1', or set "
+                    "OPENAI_BASE_URL=http://127.0.0.1:8125/v1; no server has to run there"
+                ),
+                "  or record it as api.openai.com: "
+                "record_as={'http://127.0.0.1:8125/v1': 'https://api.openai.com/v1'}" + SETTING,
+            ],
+        ),
+        (
+            "http://localhost:8125/v1/messages",
+            "https://api.anthropic.com/v1/messages",
+            [
+                (
+                    "  to play it: give the client base_url='http://localhost:8125', or set "
+                    "ANTHROPIC_BASE_URL=http://localhost:8125; no server has to run there"
+                ),
+                "  or record it as api.anthropic.com: "
+                "record_as={'http://localhost:8125/v1': 'https://api.anthropic.com/v1'}" + SETTING,
+            ],
+        ),
+        (
+            "http://[::1]:8125/api/chat",
+            "https://models.example/api/chat",
+            [
+                "  to play it: give the client base_url='http://[::1]:8125'; no server has to run there",
+                "  or record it as models.example: record_as={'http://[::1]:8125': 'https://models.example'}" + SETTING,
+            ],
+        ),
+        (
+            "https://api.anthropic.com/v1/messages",
+            "http://127.0.0.1:8125/v1/messages",
+            [
+                "  if http://127.0.0.1:8125/v1 stands in for api.anthropic.com: "
+                "record_as={'http://127.0.0.1:8125/v1': 'https://api.anthropic.com/v1'}" + SETTING,
+                (
+                    "  if it is there by mistake: give the client base_url='https://api.anthropic.com', or set "
+                    "ANTHROPIC_BASE_URL=https://api.anthropic.com"
+                ),
+            ],
+        ),
+        (
+            "http://127.0.0.1:1/v1/messages",
+            "http://127.0.0.1:2/v1/messages",
+            [
+                "  if http://127.0.0.1:2/v1 stands in for 127.0.0.1:1: "
+                "record_as={'http://127.0.0.1:2/v1': 'http://127.0.0.1:1/v1'}" + SETTING
+            ],
+        ),
+    ],
+)
+def test_advice_on_a_host_goes_from_the_stand_in_to_the_provider(recorded: str, live: str, advice: list[str]) -> None:
+    """A miss that differs in the host alone names the base URL to set, and `record_as` in the right direction."""
+    matching = Matching(ignore=())
+    index = Index([Interaction("POST", recorded, b"{}", ResponseStream())], matching)
+    lines = describe_miss("c.yaml", ("POST", live, b"{}"), index.places, matching).splitlines()
+    assert lines[-len(advice) :] == advice
+    assert sum("record_as" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("follows_base_url", [True, False])
+def test_advice_on_a_host_plays_a_recording_of_a_local_server(kit: Kit, follows_base_url: bool) -> None:
+    """Both advices of a miss work: the base URL of the recorded server, and a recording under the provider's name."""
+    local, provider = "http://127.0.0.1:8125/v1", "https://api.openai.com/v1"
+    record_as = {} if follows_base_url else {local: provider}
+    with (
+        kit.cassette("once", record_as=record_as),
+        httpx2.Client(transport=kit.network(kit.Reply(kit.chat("Hi")))) as client,
+    ):
+        live = client.post(f"{local}/chat/completions", json={}).content
+    with kit.cassette(), httpx2.Client(transport=kit.network()) as client:
+        url = local if follows_base_url else provider
+        assert client.post(f"{url}/chat/completions", json={}).content == live

@@ -140,7 +140,9 @@ def test_host():
     assert (
         "  if http://127.0.0.1:8124/v1 stands in for api.openai.com: "
         "record_as={'http://127.0.0.1:8124/v1': 'https://api.openai.com/v1'}, an argument of use_cassette "
-        "and an item of the fixture cassette_settings"
+        "and an item of the fixture cassette_settings\n"
+        "E         if it is there by mistake: give the client base_url='https://api.openai.com/v1', or set "
+        "OPENAI_BASE_URL=https://api.openai.com/v1\n"
     ) in result.stdout.str()
     result.stdout.fnmatch_lines("FAILED *::test_host - host: recorded api.openai.com, now*")
 
