@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
 
     Raises:
-        SystemExit: by argparse, for `--help` and wrong arguments.
+        SystemExit: by argparse, for `--help`, `--version` and wrong arguments.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # escapes characters that the terminal cannot show

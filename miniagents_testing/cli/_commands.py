@@ -8,6 +8,7 @@ import textwrap
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import miniagents
 from miniagents_testing.cli._edit import add_edit, add_fork, add_import
 from miniagents_testing.cli._lint import add_lint, add_verify
 from miniagents_testing.cli._play import add_export, add_play
@@ -43,7 +44,7 @@ def run(program: str, arguments: Sequence[str]) -> int:
         arguments: the words after it.
 
     Raises:
-        SystemExit: by argparse, for `--help`, and for wrong arguments.
+        SystemExit: by argparse, for `--help`, `--version` and wrong arguments.
     """
     typed_command.set(program)
     parser, commands = _create_parser(program)
@@ -93,6 +94,15 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(NOT_DONE)
 
 
+class _PrintVersion(argparse.Action):
+    """Option that prints the version and ends the command; the version is looked up when it is asked for."""
+
+    def __call__(self, *_: Any) -> NoReturn:
+        """Print the version, and exit with the code 0."""
+        print(f"miniagents {miniagents.__version__}")
+        sys.exit()
+
+
 class _Formatter(argparse.HelpFormatter):
     """Formatter that keeps lines of two columns, such as those of the exit codes, and wraps all lines."""
 
@@ -115,6 +125,7 @@ def _create_parser(program: str) -> tuple[argparse.ArgumentParser, Mapping[str, 
         "and run a local provider.",
         epilog=_EXIT_CODES,
     )
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version of MiniAgents, and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for add in _COMMANDS:
         add(commands)

@@ -24,6 +24,7 @@ from miniagents_testing.cli._screen import (
     CommandError,
     Screen,
     find_cassettes,
+    parse_file,
     print_error,
     read_cassette,
 )
@@ -43,7 +44,7 @@ def add_edit(commands: Commands) -> None:
         "copy with new checksums. A copy that cannot be read, or has a secret in it, is kept, and the next `edit` "
         "opens it again. As long as the number of events stays the same, the chunk map need not be edited.",
     )
-    edit.add_argument("file", type=Path, metavar="FILE")
+    edit.add_argument("file", type=parse_file, metavar="FILE")
     edit.add_argument(
         "--reseal",
         action="store_true",
@@ -119,8 +120,8 @@ def add_fork(commands: Commands) -> None:
         description="The first N interactions, in the order in which they were started, are saved with checksums. "
         "A run with the record mode new_episodes plays them, and records what follows anew.",
     )
-    fork.add_argument("source", type=Path, metavar="SOURCE")
-    fork.add_argument("target", type=Path, metavar="TARGET")
+    fork.add_argument("source", type=parse_file, metavar="SOURCE")
+    fork.add_argument("target", type=parse_file, metavar="TARGET")
     fork.add_argument("--at", required=True, type=int, metavar="N", help="number of interactions to keep")
     fork.add_argument("--force", action="store_true", help="replace an existing file")
     fork.set_defaults(run=_run_fork)

@@ -33,6 +33,7 @@ from miniagents_testing.cli._screen import (
     line_breaks,
     make_safe,
     make_safe_line,
+    parse_file,
     parse_not_negative,
     print_error,
     read_cassette,
@@ -62,7 +63,7 @@ def add_play(commands: Commands) -> None:
         description="Shows the prompts of a cassette, and its answers piece by piece. Streams that ran at the same "
         f"time are shown below each other while they run. Pauses between turns are cut to {_MAX_PAUSE:g} s.",
     )
-    play.add_argument("file", metavar="FILE", help="a cassette")
+    play.add_argument("file", type=parse_file, metavar="FILE", help="a cassette")
     play.add_argument(
         "--speed",
         type=partial(parse_not_negative, refusal="is not a speed: give 0 or a positive number"),
@@ -79,7 +80,7 @@ def _run_play(options: argparse.Namespace) -> int:
     """
     screen = Screen()
     speed = options.speed if options.speed is not None else float(screen.live)
-    Player(screen, speed).play(load(Path(options.file)))
+    Player(screen, speed).play(load(options.file))
     return 0
 
 
@@ -347,7 +348,7 @@ def add_export(commands: Commands) -> None:
         description="The page has a lane for each agent, with its requests and tokens over time, the transcript, and "
         "a player. It needs no network and no other file. A cassette with a secret is refused.",
     )
-    export.add_argument("file", type=Path, metavar="FILE", help="a cassette")
+    export.add_argument("file", type=parse_file, metavar="FILE", help="a cassette")
     export.add_argument("-o", "--output", required=True, type=Path, metavar="PAGE", help="the HTML file to write")
     export.add_argument(
         "--force", action="store_true", help="write the page also if a secret is in it, or another file is in its place"

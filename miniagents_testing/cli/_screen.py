@@ -63,6 +63,29 @@ def parse_not_negative(text: str, refusal: str) -> float:
     return number
 
 
+def parse_port(text: str) -> int:
+    """Return the port that an option was given.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is no whole number from 0 to 65535.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text} is no port: give a number from 0 to 65535")
+    return int(text)
+
+
+def parse_file(text: str) -> Path:
+    """Return the path of an argument that names one file, which need not exist.
+
+    Raises:
+        argparse.ArgumentTypeError: there is a folder at the path.
+    """
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder: name one file")
+    return path
+
+
 class CommandError(Exception):
     """A command cannot be run; the message says why and what to do. The exit code is `NOT_DONE`."""
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -20,10 +19,19 @@ from rich.text import Text
 from miniagents.messages import ToolCall, Usage
 from miniagents_testing._script import Failure, Step
 from miniagents_testing.cassette import load
-from miniagents_testing.cli._screen import CommandError, Screen, make_safe_line, parse_not_negative, shorten
+from miniagents_testing.cli._screen import (
+    CommandError,
+    Screen,
+    make_safe_line,
+    parse_file,
+    parse_not_negative,
+    parse_port,
+    shorten,
+)
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from miniagents_testing._script import Call, Script
     from miniagents_testing.cli._commands import Commands
@@ -45,18 +53,18 @@ def add_serve(commands: Commands) -> None:
     )
     serve.add_argument(
         "--script",
-        type=Path,
+        type=parse_file,
         metavar="FILE",
         help="answer with the steps of this YAML file: a list of texts, and of the fields of Step and Failure, such as "
         "tool_calls, status, after and then",
     )
     serve.add_argument(
         "--cassette",
-        type=Path,
+        type=parse_file,
         metavar="FILE",
         help="answer with the recorded streams of this file, in their order and with their waits",
     )
-    serve.add_argument("--port", type=int, choices=range(65536), default=0, metavar="N", help="default: any free port")
+    serve.add_argument("--port", type=parse_port, default=0, metavar="N", help="default: any free port")
     serve.add_argument(
         "--gap",
         type=partial(parse_not_negative, refusal="is no time: give 0 or a positive number of seconds"),

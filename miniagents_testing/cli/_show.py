@@ -17,7 +17,6 @@ import re
 from collections import defaultdict
 from difflib import unified_diff
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import cell_len
@@ -36,6 +35,7 @@ from miniagents_testing.cli._screen import (
     find_cassettes,
     make_safe,
     make_safe_line,
+    parse_file,
     print_error,
     read_cassette,
     shorten,
@@ -44,6 +44,7 @@ from miniagents_testing.cli._screen import (
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from miniagents_testing._reading import Reading
     from miniagents_testing.cassette import Interaction
@@ -390,8 +391,8 @@ def add_diff(commands: Commands) -> None:
         description="The interactions of each agent are compared in their order: requests, and what was answered, "
         "without times and chunks. Exit code 1 says that they differ.",
     )
-    diff.add_argument("old", type=Path, metavar="OLD")
-    diff.add_argument("new", type=Path, metavar="NEW")
+    diff.add_argument("old", type=parse_file, metavar="OLD")
+    diff.add_argument("new", type=parse_file, metavar="NEW")
     diff.add_argument(
         "--ignore",
         action="append",

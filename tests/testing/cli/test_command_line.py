@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+import miniagents
 from miniagents.errors import install_line
 from miniagents_testing.cassette import Chunk, ResponseStream, save
 
@@ -41,6 +42,28 @@ def test_missing_file_is_one_line_and_code_2(run: Callable[..., CommandResult], 
     assert done.err.count("\n") == 1
 
 
+def test_version_is_that_of_the_package(run: Callable[..., CommandResult]) -> None:
+    """`--version` prints the version that is installed, in one line."""
+    done = run("--version")
+    assert (done.code, done.out, done.err) == (0, f"miniagents {miniagents.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("play {}", "export {} -o page.html", "edit {}", "fork {} new.yaml --at 1", "fork {file} {} --at 1"),
+        *("diff {} {file}", "diff {file} {}", "serve --cassette {}", "serve --script {}"),
+    ],
+)
+def test_folder_for_one_file_is_code_2(run: Callable[..., CommandResult], conversation: Path, command: str) -> None:
+    """A command that takes one file says of a folder what to do, as it does of other wrong arguments."""
+    folder = conversation.parent
+    done = run(*command.format(folder, file=conversation).split())
+    assert (done.code, done.out) == (2, "")
+    assert f"{folder} is a folder: name one file\n" in done.err
+    assert [path.name for path in folder.iterdir()] == [conversation.name]
+
+
 @pytest.mark.parametrize("command", ["show", "verify", "lint"])
 def test_folder_without_cassettes_is_code_2(run: Callable[..., CommandResult], tmp_path: Path, command: str) -> None:
     """A command for a folder without cassettes prints an error, with exit code 2."""
@@ -60,6 +83,13 @@ def test_folder_without_cassettes_is_code_2(run: Callable[..., CommandResult], t
         ("show x --plian", "miniagents-testing show: '--plian' is not known here; did you mean '--plain'?\n"),
         ("show x -n one", "miniagents-testing show: argument --number/-n: invalid int value: 'one'\n"),
         ("play x --speed=fast", "miniagents-testing play: argument --speed: fast is not a speed: give 0 or a"),
+        *(
+            (
+                f"serve --port={port}",
+                f"miniagents-testing serve: argument --port: {port} is no port: give a number from 0",
+            )
+            for port in ("99999999", "65536", "-1", "1.5", "http")
+        ),
     ],
 )
 def test_wrong_arguments_are_code_2(run: Callable[..., CommandResult], arguments: str, said: str) -> None:
