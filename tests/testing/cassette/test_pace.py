@@ -9,8 +9,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import openai
 import pytest
 
+from miniagents import MiniAgents
+from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import run_in_virtual_time
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, timeline, use_cassette
 from miniagents_testing.recut import all_at_once, byte_by_byte
@@ -204,6 +207,40 @@ def test_K10_K12_recording_and_playing_have_the_same_moments(kit: Kit) -> None:
     assert run_in_virtual_time(moments("once")) == sending
     assert [chunk.wait for chunk in load(kit.path)[0].response.chunks] == [25_000] * len(sent)
     assert run_in_virtual_time(moments("none")) == sending
+
+
+def test_recorded_times_are_those_at_which_the_client_reads(kit: Kit) -> None:
+    """A client that takes longer for each chunk than the provider is recorded with the times at which it reads."""
+    sent = kit.chat("a", "b", "c")
+    network = kit.network(kit.Reply([step for chunk in sent for step in (0.25, chunk)]))
+
+    async def read_slowly() -> None:
+        with kit.cassette("once"):
+            async with httpx2.AsyncClient(transport=network) as client, client.stream("POST", URL, json={}) as response:
+                async for _ in response.aiter_raw():
+                    await asyncio.sleep(1)
+
+    run_in_virtual_time(read_slowly())
+    first, *others = (chunk.wait for chunk in load(kit.path)[0].response.chunks)
+    assert first == 25_000
+    assert others == [125_000] * (len(sent) - 1)
+
+
+def test_agents_are_recorded_with_the_times_of_the_provider_when_their_readers_are_slow(kit: Kit) -> None:
+    """An agent of MiniAgents reads its answer at once, so a slow reader of its tokens changes no recorded time."""
+    sent = kit.chat("a", "b", "c")
+    network = kit.network(kit.Reply([step for chunk in sent for step in (0.25, chunk)]))
+
+    async def read_slowly() -> None:
+        with kit.cassette("once"):
+            async with httpx2.AsyncClient(transport=network) as http_client, MiniAgents():
+                client = openai.AsyncOpenAI(api_key="none", http_client=http_client)
+                async for promise in create_openai_agent("m", async_client=client).trigger("Hi"):
+                    async for _ in promise:
+                        await asyncio.sleep(1)
+
+    run_in_virtual_time(read_slowly())
+    assert [chunk.wait for chunk in load(kit.path)[0].response.chunks] == [25_000] * len(sent)
 
 
 @pytest.mark.parametrize(
