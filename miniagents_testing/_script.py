@@ -101,9 +101,14 @@ class Call:
 
     @property
     def text(self) -> str:
-        """Text of the last message; "" if there is none."""
-        messages = self.messages
-        return str(messages[-1]) if messages else ""
+        """Text of the last message, or of the results of tools in it if it has no other text; "" if there is none."""
+        item = next((item for item in reversed(self._items) if item.get("role") not in _SYSTEM_ROLES), None)
+        if item is None:
+            return ""
+        text, results = str(_message_of(item)), _results_in(item)
+        if not results or (text and item.get("role") == "user"):
+            return text
+        return "\n".join(str(Message(content)) for _, content, _ in results)
 
     @property
     def tool_results(self) -> tuple[ToolMessage, ...]:

@@ -12,11 +12,11 @@ from pydantic import BaseModel, Field
 
 from miniagents import AssistantMessage, Frozen, MiniAgents, ToolCall, Usage
 from miniagents_testing import Failure, ScriptedLLM, Step
-from miniagents_testing._script import as_answer
+from miniagents_testing._script import Call, as_answer
 from miniagents_testing.errors import ScriptError, UnconsumedStepsError, UnexpectedCallError
 
 if TYPE_CHECKING:
-    from miniagents_testing._script import API, Call
+    from miniagents_testing._script import API
 
 REQUEST: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -306,6 +306,41 @@ def test_calls_keep_tool_calls_and_results_as_they_were_sent() -> None:
     assert llm.last_call.messages[0].output == "5"
     llm.respond("messages", {"model": "m", "system": [{"type": "text", "text": "Be kind."}], "messages": []})
     assert (llm.last_call.system, llm.last_call.messages, llm.last_call.text) == ("Be kind.", (), "")
+
+
+RESULTS: dict[str, Any] = {
+    "chat": [{"role": "tool", "tool_call_id": "a", "content": "22"}],
+    "chat, parts": [{"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "22"}]}],
+    "responses": [{"type": "function_call_output", "call_id": "a", "output": "22"}],
+    "responses, parts": [
+        {"type": "custom_tool_call_output", "call_id": "a", "output": [{"type": "input_text", "text": "22"}]}
+    ],
+    "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "22"}]}],
+    "messages, parts": [
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text", "text": "22"}]}],
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_text_of_a_call_that_ends_in_results_is_that_of_the_results(name: str) -> None:
+    """Of a prompt that ends in results of tools, `call.text` and the text of the call have the results, in each API."""
+    api: Any = name.partition(",")[0]
+    field = "input" if api == "responses" else "messages"
+    call = Call.of(1, api, {"model": "m", field: [{"role": "user", "content": "How warm?"}, *RESULTS[name]]})
+    assert call.text == "22"
+    assert "last message '22'" in str(call)
+
+
+def test_text_of_a_call_joins_results_but_prefers_the_words_of_the_user() -> None:
+    """Several results in one message have a line each; words of the user behind them are the text."""
+    results = [{"type": "tool_result", "tool_use_id": each, "content": each} for each in "ab"]
+    for more, text in ([], "a\nb"), ([{"type": "text", "text": "Go on."}], "Go on."):
+        call = Call.of(1, "messages", {"model": "m", "messages": [{"role": "user", "content": [*results, *more]}]})
+        assert call.text == text
 
 
 def test_repr_of_a_step_is_short_source_code() -> None:
