@@ -435,7 +435,9 @@ def module_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     node = request.node
     path = node.path.parent / request.config.getini("miniagents_cassette_dir") / node.path.stem / "module.yaml"
     with open_cassette(request, "module_cassette", path, node, width=_WIDTHS["module"], unplayed="ignore") as session:
+        failed_before = request.session.testsfailed
         yield session
+        session.shared_by_failed_test = request.session.testsfailed > failed_before
 
 
 @pytest.fixture(scope="session")
@@ -450,7 +452,9 @@ def session_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     nodes = config.stash[current_item].listchain()
     root = next((node for node in nodes if node.path == config.rootpath and node.parent), request.session)
     with open_cassette(request, "session_cassette", path, root, width=_WIDTHS["session"], unplayed="ignore") as session:
+        failed_before = request.session.testsfailed
         yield session
+        session.shared_by_failed_test = request.session.testsfailed > failed_before
 
 
 @pytest.hookimpl(wrapper=True, specname="pytest_fixture_setup")

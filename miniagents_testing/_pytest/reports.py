@@ -157,7 +157,7 @@ _WORKER_OUTPUT = "miniagents_recordings"
 def reported(config: pytest.Config, path: Path, context: CassetteContext) -> Iterator[Session]:
     """Open a cassette that may be recorded; at its end, add what was recorded to the recordings of the run.
 
-    A recording that could not be written is not added.
+    A recording that was refused is not added.
     """
     before = _status(path)
     recorded = _recorded(path) if before else ()
@@ -166,7 +166,7 @@ def reported(config: pytest.Config, path: Path, context: CassetteContext) -> Ite
         with context as session:
             yield session
     finally:
-        if session is not None and session.recorded and (session.keeps_old_file or _status(path) != before):
+        if session is not None and session.recorded and (session.not_written or _status(path) != before):
             found = config.stash.setdefault(_recordings, [])
             found.append(_summary(session, recorded, path, config))
             if hasattr(config, "workeroutput"):
@@ -229,7 +229,7 @@ def _summary(session: Session, before: tuple[Interaction, ...], path: Path, conf
         "failed": failed,
         "tokens": tokens,
         "redacted": redacted,
-        "is_written": not session.keeps_old_file,
+        "not_written": session.not_written,
     }
 
 
@@ -250,15 +250,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         counts = [f"{len(lines)} {kind}" for kind, lines in each["asked"].items() if lines]
         if failed := each["failed"]:
             counts.append(f"{len(failed)} of them failed: {', '.join(dict.fromkeys(failed))}")
-        if not each["is_written"]:
-            counts.append("so the old file is kept")
         reporter.write_line(f"{each['path']}: {', '.join(counts)}; {_tokens(each['tokens'])}")
+        if each["not_written"]:
+            reporter.write_line(f"  not written: {each['not_written']}")
         for kind, lines in each["asked"].items():
             _print_some(reporter, kind, lines)
         _print_some(reporter, "redacted", each["redacted"])
     requests = sum(len(lines) for each in recordings for lines in each["asked"].values())
     tokens = [sum(counts) for counts in zip(*(each["tokens"] for each in recordings), strict=True)]
-    files = len({each["path"] for each in recordings if each["is_written"]})
+    files = len({each["path"] for each in recordings if not each["not_written"]})
     reporter.write_line(f"{counted(files, 'cassette')} written, {counted(requests, 'request')}, {_tokens(tokens)}")
 
 

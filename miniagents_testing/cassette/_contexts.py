@@ -140,7 +140,8 @@ def use_cassette(
         record_mode: as in VCR. `none` only plays; `once` records a file that does not exist, and otherwise only plays;
             `new_episodes` plays what is in the file and records other requests; `all` records every request, and keeps
             the interactions that were not requested again; `rewrite` begins the file anew. If the block fails,
-            `rewrite` keeps the old file in place of a recording with failures that the old file has not.
+            `rewrite` keeps the old file in place of a recording with failures that the old file has not, and no mode
+            writes a new file in which all answers are failures.
         also_patch: transport classes beside those that open sockets, such as `httpx2.MockTransport`.
         pace: factor on the recorded waits. 1 plays as recorded; 0, the default, plays at once, with one step of the
             loop a chunk. Chunks are due at moments of the loop's clock, so that delays of the reader do not add up.
@@ -363,10 +364,10 @@ def _opened(
             width=width,
         )
         try:
-            with _running(session, cassette, also_patch, rewritten=path if mode == "rewrite" else None):
+            with _running(session, cassette, also_patch, path=path, rewrites=mode == "rewrite"):
                 yield session
         finally:
-            if takes_turns and session.recorded:
+            if takes_turns and session.recorded and not session.not_written:
                 note_recorded_in_run(path)
 
 
@@ -463,26 +464,36 @@ def _running(
     cassette: Any,
     also_patch: Iterable[type],
     appended: vcrpy.Appended | None = None,
-    rewritten: str | os.PathLike[str] | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    rewrites: bool = False,
 ) -> Iterator[Session]:
     """Activate the session until the `with` block ends; then store its recordings, and raise errors that were caught.
 
-    An error of the block is raised with notes about these errors; its recordings are stored as well. But the file
-    `rewritten` is kept if the block fails, and the recordings have failures that the file has not.
+    An error of the block is raised with notes about these errors; its recordings are stored as well, unless
+    `_reason_not_to_write` has a reason.
+
+    Args:
+        session: of the block.
+        cassette: of vcrpy.
+        also_patch: see `use_cassette`.
+        appended: what vcrpy's cassette has from the session already.
+        path: of the file; None to store the recordings of a failed block in any case.
+        rewrites: True if the recordings replace the file.
     """
     try:
         with answering(session, also_patch):
             yield session
     except BaseException as error:
         try:
-            _store_recorded(session, cassette, appended, rewritten)
+            _store_recorded(session, cassette, appended, path, rewrites=rewrites)
         except RecordingRefusedError as refusal:
             error.add_note(str(refusal))
-        if session.keeps_old_file:
-            error.add_note(f"{session.name} was not written: the new recording has failures that the old one has not")
+        if session.not_written:
+            error.add_note(f"{session.name} was not written: {session.not_written}")
         session.add_notes(error)
         raise
-    _store_recorded(session, cassette, appended)
+    _store_recorded(session, cassette, appended, path if session.shared_by_failed_test else None, rewrites=rewrites)
     session.assert_complete()
 
 
@@ -490,12 +501,14 @@ def _store_recorded(
     session: Session,
     cassette: Any,
     appended: vcrpy.Appended | None,
-    rewritten: str | os.PathLike[str] | None = None,
+    path: str | os.PathLike[str] | None,
+    *,
+    rewrites: bool,
 ) -> None:
     """Finish the session, add what it recorded to vcrpy's cassette, and count in the session what vcrpy has played.
 
     What was appended already stays, unless a secret in it has become known since. A refusal takes all of it back.
-    Nothing is added if the recordings have failures that the file `rewritten` has not.
+    With the `path` of a failed block, nothing is added if `_reason_not_to_write` has a reason.
     """
     try:
         recorded = session.finish()
@@ -503,9 +516,10 @@ def _store_recorded(
         if appended is not None:
             appended.take_back()
         raise
-    if rewritten is not None and _fails_anew(recorded, rewritten):
-        session.keeps_old_file = True
-        return
+    if path is not None:
+        session.not_written = _reason_not_to_write(recorded, path, rewrites=rewrites)
+        if session.not_written:
+            return
     for interaction in recorded:
         if appended is None or not appended.holds(interaction):
             vcrpy.append(cassette, interaction)
@@ -514,14 +528,25 @@ def _store_recorded(
             session.played_elsewhere(index)
 
 
-def _fails_anew(recorded: Iterable[Interaction], path: str | os.PathLike[str]) -> bool:
-    """Return True if recordings have kinds of failures that the file has not; False for a file without recordings."""
-    failures = {failure_of(each) for each in recorded} - {""}
+def _reason_not_to_write(recorded: Iterable[Interaction], path: str | os.PathLike[str], *, rewrites: bool) -> str:
+    """Return the reason not to write what a failed block has recorded; an empty text if it is to be written.
+
+    A new file of nothing but failures, such as those of a wrong key, would be played by the next run. A rewrite keeps a
+    file that lacks one of the new kinds of failures.
+    """
+    kinds = dict.fromkeys(failure_of(each) for each in recorded)
+    failures = [kind for kind in kinds if kind]
+    if not failures:
+        return ""
+    if not Path(path).exists():
+        some_succeeded = len(failures) < len(kinds)
+        only_failures = f"there was no answer but failures ({', '.join(failures)}); the next run records again"
+        return "" if some_succeeded else only_failures
     try:
-        old = load(path) if failures and Path(path).exists() else ()
+        old = {failure_of(each) for each in load(path)} if rewrites else set()
     except CassetteFormatError:
-        return False
-    return bool(old) and not failures <= {failure_of(each) for each in old}
+        return ""
+    return "the new recording has failures that the old one has not" if old and not old.issuperset(failures) else ""
 
 
 def _advice(path: str | os.PathLike[str], mode: str, command: str = "", other_user: str = "") -> str:

@@ -122,8 +122,10 @@ class Session:
         self.replaced: tuple[Replaced, ...] = ()
         """Texts that were replaced in the recording; empty until the cassette is closed."""
         self._finished: list[Redacted] | None = None
-        self.keeps_old_file = False
-        """True if what was recorded is not written, because it has failures that the file of before has not."""
+        self.not_written = ""
+        """Reason why what was recorded is not written to the file; empty if it is."""
+        self.shared_by_failed_test = False
+        """True if a test has failed that shares the cassette with others, and so did not end the block."""
         self.closed = False
         self.outer: Session | None = None
         """The session that was current in this context before."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 
+from miniagents_testing import use_cassette
 from miniagents_testing.cassette import load, save
 from miniagents_testing.errors import CassetteFormatError, CassetteMissError, RecordingRefusedError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from miniagents_testing.cassette._settings import RecordMode
     from tests.testing.cassette.conftest import Kit
 
 
@@ -117,6 +120,38 @@ async def test_a_recording_is_written_when_the_test_fails(kit: Kit) -> None:
         await _ask(kit, _answering(kit, "1"), "a")
         raise ZeroDivisionError
     assert _kept(kit) == [("a", "1")]
+
+
+@pytest.mark.parametrize("is_offline", [False, True])
+@pytest.mark.parametrize("mode", ["once", "new_episodes", "all", "rewrite"])
+async def test_new_file_is_not_written_when_the_block_fails_and_all_answers_are_failures(
+    kit: Kit, mode: RecordMode, *, is_offline: bool
+) -> None:
+    """A block that fails with failures alone writes no new file; with one success among them, the file is written."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if b"good" in request.content:
+            return httpx2.Response(200, text="1")
+        if is_offline:
+            raise httpx2.ConnectError("no network")
+        return httpx2.Response(401, text="wrong key")
+
+    def ask(*questions: str) -> None:
+        with use_cassette(kit.path, record_mode=mode, also_patch=[httpx2.MockTransport]):
+            for question in questions:
+                with httpx2.Client(transport=httpx2.MockTransport(answer)) as client, suppress(httpx2.ConnectError):
+                    client.post(kit.URL, json={"ask": question})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        ask("a", "b")
+    failure = "ConnectError" if is_offline else "status 401"
+    note = f"cassette.yaml was not written: there was no answer but failures ({failure}); the next run records again"
+    assert note in "".join(caught.value.__notes__)
+    assert not kit.path.exists()
+    with pytest.raises(ZeroDivisionError):
+        ask("a", "good")
+    assert len(load(kit.path)) == 2
 
 
 @pytest.mark.parametrize("mode", ["none", "once", "new_episodes", "all"])

@@ -120,7 +120,8 @@ def test_rewrite_keeps_the_old_file_when_the_test_fails_with_a_new_failure(
     result.assert_outcomes(failed=1)
     assert path.read_bytes() == good
     first, *_, last = _section(result)
-    assert ", 1 of them failed: status 500, so the old file is kept; " in first
+    assert ", 1 of them failed: status 500; " in first
+    assert "  not written: the new recording has failures that the old one has not" in _section(result)
     assert last.startswith("0 cassettes written, 1 request, ")
     result.stdout.fnmatch_lines("*test_it.yaml was not written: the new recording has failures that the old one has*")
 
@@ -132,6 +133,61 @@ def test_rewrite_keeps_the_old_file_when_the_test_fails_with_a_new_failure(
     assert path.read_bytes() == failed_again
     project(_answered(200), "--miniagents-record=rewrite").assert_outcomes(passed=1)
     assert b"code: 200" in path.read_bytes()
+
+
+_ONLY_FAILURES = "there was no answer but failures (status 401); the next run records again"
+
+
+@pytest.mark.parametrize("mode", ["once", "new_episodes", "all", "rewrite"])
+def test_new_file_is_not_written_when_the_test_fails_and_all_answers_are_failures(
+    project: Project, pytester: pytest.Pytester, mode: str
+) -> None:
+    """A first recording with a wrong key leaves no file, so the same command with the right key records."""
+    path = pytester.path / "cassettes" / "test_it" / "test_it.yaml"
+    result = project(_answered(401), f"--miniagents-record={mode}")
+    result.assert_outcomes(failed=1)
+    assert not path.exists()
+    assert f"  not written: {_ONLY_FAILURES}" in _section(result)
+    assert _section(result)[-1].startswith("0 cassettes written, 1 request, ")
+    result.stdout.fnmatch_lines("*test_it.yaml was not written: there was no answer but failures (status 401)*")
+
+    project(_answered(200), f"--miniagents-record={mode}").assert_outcomes(passed=1)
+    assert b"code: 200" in path.read_bytes()
+
+
+def test_new_file_of_failures_is_written_when_the_test_passes(project: Project, pytester: pytest.Pytester) -> None:
+    """A test of how an application handles errors records them."""
+    project(_answered(401, expected=True), "--miniagents-record=once").assert_outcomes(passed=1)
+    assert b"code: 401" in (pytester.path / "cassettes" / "test_it" / "test_it.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("scope", ["module", "session"])
+@pytest.mark.parametrize("status", [401, 200])
+def test_shared_file_of_failures_is_not_written_when_a_test_fails(
+    project: Project, pytester: pytest.Pytester, scope: str, status: int
+) -> None:
+    """A cassette of several tests is not written if one of them has failed, and all its answers are failures."""
+    name = "cassettes/session.yaml" if scope == "session" else "cassettes/test_it/module.yaml"
+    source = f"""
+import httpx2
+from miniagents_testing import Failure, ProviderServer, Step
+
+@pytest.fixture(scope="{scope}")
+def status({scope}_cassette):
+    with ProviderServer(Step("Hi") if {status} == 200 else Failure({status})) as server:
+        body = {{"model": "m", "messages": [{{"role": "user", "content": "One?"}}]}}
+        return httpx2.post(f"{{server.openai_base_url}}/chat/completions", json=body).status_code
+
+def test_it(status):
+    assert not status
+
+def test_other(status):
+    assert status
+"""
+    result = project(source, "--miniagents-record=once")
+    result.assert_outcomes(passed=1, failed=1)
+    assert (pytester.path / name).exists() == (status == 200)
+    assert (f"  not written: {_ONLY_FAILURES}" in _section(result)) == (status == 401)
 
 
 def test_recordings_of_workers_are_listed_once(project: Project) -> None:
