@@ -112,6 +112,30 @@ def test_only_the_secret_parts_of_a_url_are_known(url: str, secrets: set[str]) -
     assert values_of_environment({"SERVICE_DSN": url}).keys() == secrets
 
 
+@pytest.mark.parametrize(
+    ("value", "secrets"),
+    [
+        ("postgres://app:Hunter2-x1@db.host/app", {"Hunter2-x1"}),
+        ("redis://:Hunter2-x1@h/0 redis://:Hunter2-x2@h/0", {"Hunter2-x1", "Hunter2-x2"}),
+        ("nats://a:Hunter2-x1@h1,nats://a:Hunter2-x2@h2", {"Hunter2-x1", "Hunter2-x2"}),
+        ("http://user:p%40ssW0rd%2F1@proxy:3128", {"p@ssW0rd/1"}),
+        ("jdbc:postgresql://db/app?user=app&password=Hunter2-x1", {"Hunter2-x1"}),
+        ("--url=mongodb+srv://app:Hunter2-x1@h/db", {"Hunter2-x1"}),
+        ("postgres://app:postgres@db/app", set()),
+        ("https://host/services/T0A1B2C3D?page=T0A1B2C3D", set()),
+        ("https://T0A1B2C3D@host/", set()),
+        ("https://[broken:T0A1B2C3D@host", set()),
+        ("Hunter2-x1", set()),
+    ],
+)
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "BROKER", "http_proxy"])
+def test_passwords_in_urls_are_known_whatever_the_variable_is_called(
+    variable: str, value: str, secrets: set[str]
+) -> None:
+    """Of a URL in a variable without a secret name, the password and secret parameters are secret, and nothing else."""
+    assert values_of_environment({variable: value}) == dict.fromkeys(secrets, variable)
+
+
 @pytest.mark.parametrize("value", ["", "short-1", "postgres", "not-needed", "12345678", "  postgres\n"])
 def test_words_and_short_values_are_no_secrets(value: str) -> None:
     """A credential that is a plain word or very short is not treated as a secret."""

@@ -42,9 +42,21 @@ FIELDS = [
     *("clientSecret", "CLIENT-SECRET", "Client Secret", "clientsecret", "accessToken", "idToken", "userIdToken"),
     *("smtp_password", "DB_PASSWORD", "db.passwd", "anthropic-api-key", "openaiApiKey", "APIKey", "appSecretKey"),
     *("x-refresh-token", "oauth_token", "tls_private_key", "aws_secret_access_key", "Proxy-Authorization", "my pwd"),
+    *("webhook_secret", "signingSecret", "SHARED_SECRET", "slack-api-token", "bearerToken"),
 ]
 OTHER_FIELDS = [
-    *("token", "key", "tokens", "completion_tokens", "page_token", "paid_token", "keyword", "sort_key", "keys"),
+    *(
+        "token",
+        "key",
+        "bearer",
+        "tokens",
+        "completion_tokens",
+        "page_token",
+        "paid_token",
+        "keyword",
+        "sort_key",
+        "keys",
+    ),
     *("password_hint", "secret_santa", "private_key_id", "api_key_name", "author", "code", "signature", "note"),
 ]
 PARAMETERS = [

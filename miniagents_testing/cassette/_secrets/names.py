@@ -27,11 +27,14 @@ SECRET_FIELDS = (
     "passwd",
     "pwd",
     "passphrase",
+    "secret",
     "access_token",
     "refresh_token",
     "id_token",
     "session_token",
     "auth_token",
+    "api_token",
+    "bearer_token",
     "api_key",
     "secret_key",
     "secret_access_key",
@@ -40,7 +43,8 @@ SECRET_FIELDS = (
 )
 """Names whose texts are replaced in recordings, in any case, with any separator, and at the end of a longer name.
 
-A plural counts, too: `api_keys`. Below such a name, all texts of objects and arrays are replaced.
+A plural counts, too: `api_keys`. Below such a name, all texts of objects and arrays are replaced. A field `token`
+keeps its text, because answers with log probabilities name the pieces of a text so.
 
 `Redaction(fields=[*SECRET_FIELDS, "ssn"])` adds to them.
 """
@@ -212,10 +216,18 @@ def values_of_environment(environ: Mapping[str, str] = os.environ) -> dict[str, 
     it between spaces and commas, are secret if they have at least 8 bytes and are not made of words. Of a URL, these
     are the password, or the user if there is no password, and such parts of the path and the query. A URL with a secret
     and without a password is secret as a whole, too.
+
+    Of a URL in a variable with any other name, as `DATABASE_URL`, the password and parameters with secret names are
+    secret.
     """
     found: dict[str, str] = {}
     for variable, value in environ.items():
-        if variable.upper() in _FOLDERS or not _VARIABLES.search(variable):
+        if variable.upper() in _FOLDERS:
+            continue
+        if not _VARIABLES.search(variable):
+            urls = [part[part.index("://") + 1 :] for part in re.split(r"[\s,]+", value) if "://" in part]
+            for url in urls:  # from its host on, because `jdbc:` and the like may stand before its scheme
+                found |= dict.fromkeys(values_of_url(url, SECRET_NAMES), variable)
             continue
         parts = re.split(r"[\s,]+", value)
         if "://" not in value:
@@ -252,8 +264,11 @@ def credentials_in(name: str, value: str) -> Iterator[str]:
 
 
 def values_of_url(url: str, names: FieldNames) -> dict[str, str]:
-    """Return the secret values in the URL of a live request, each with its place."""
-    parts = urlsplit(url)
+    """Return the secret values in a URL, each with its place; none for a URL that cannot be read."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return {}
     found = {unquote(parts.password or ""): "password of the URL"}
     found |= {value: f"query parameter {name}" for name, value in parse_qsl(parts.query) if names.in_query(name)}
     return {value: place for value, place in found.items() if _is_secret(value)}

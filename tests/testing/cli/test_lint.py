@@ -89,6 +89,20 @@ def test_lint_finds_keys_in_base64_and_known_values_across_deltas(
     ]
 
 
+def test_lint_finds_the_password_of_a_url_of_the_environment_and_texts_of_secret_fields(
+    run: Callable[..., CommandResult], tmp_path: Path, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lint` finds a database password alone in a prompt, and a field `secret`; a field `token` is no finding."""
+    monkeypatch.setenv("DATABASE_URL", "postgres://app:pgPassw0rd-77@db.host/app")
+    fields = b'{"metadata": {"token": "piece-0123456789", "secret": "s-0123456789"}}'
+    asked = kit.interaction("It is pgPassw0rd-77.", kit.answer("Hi"))
+    save(tmp_path / "c.yaml", [asked, kit.interaction("Hi", kit.answer("Hi"), request_body=fields)])
+    assert run("lint", tmp_path).out.splitlines() == [
+        f"secret\t{tmp_path / 'c.yaml'}, interaction 1\trequest body messages[0].content: DATABASE_URL",
+        f"secret\t{tmp_path / 'c.yaml'}, interaction 2\trequest body metadata.secret: secret",
+    ]
+
+
 def test_X5_bodies_that_are_not_text_are_found(run: Callable[..., CommandResult], tmp_path: Path, kit: Kit) -> None:
     """`lint` reports each body that is not text, since secrets in it cannot be found."""
     answer = ResponseStream((Chunk(0, b"\x1f\x8b\xff"),), headers={"content-encoding": ["br"]})
