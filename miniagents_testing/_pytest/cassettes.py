@@ -290,7 +290,11 @@ def open_cassette(
     settings = {**defaults, **settings_for(request, node)}
     item = request.config.stash.get(current_item, None)
     command = recording_command(node)
-    context = use_shared_cassette(path, width=width, command=command, other_user=other_user, **settings)
+    try:
+        context = use_shared_cassette(path, width=width, command=command, other_user=other_user, **settings)
+    except (TypeError, ValueError) as error:
+        text = f"{node.nodeid}: a setting of the cassette is wrong: {error}"
+        raise pytest.fail.Exception(text, pytrace=False) from None
     if settings["record_mode"] == "none":
         return context
     if item is not None and GUARD in item.stash:

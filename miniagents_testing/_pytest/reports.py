@@ -1,8 +1,8 @@
-"""Reports of the plugin: tests that fail with an error of the testing kit, and what a run has recorded.
+"""Reports of the plugin: tests that fail with an error that went through this project, and what a run has recorded.
 
-Such an error is raised deep inside of a client's library. Its report shows the lines of the user's code, and leaves out
-the frames of this project, of the standard library and of installed packages. The error itself, and so a debugger,
-keeps them all.
+An error of the testing kit is raised deep inside of a client's library, and one of MiniAgents below the steps of its
+agents. The report shows the lines of the user's code, and leaves out the frames of this project, of the standard
+library and of installed packages. The error itself, and so a debugger, keeps them all.
 
 Recordings are counted when their cassettes are closed, and printed when all tests have ended. Workers of pytest-xdist
 send their counts to the process that prints.
@@ -17,6 +17,7 @@ import sysconfig
 from collections import Counter
 from contextlib import contextmanager
 from functools import cache
+from traceback import walk_tb
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +36,24 @@ if TYPE_CHECKING:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Render a failure by an error of the testing kit without foreign frames, unless `--full-trace` asks for all.
+    """Render a failure that went through this project without foreign frames, unless `--full-trace` asks for all.
 
-    The summary of the run gets the first line of the message.
+    For an error of the testing kit, the summary of the run gets the first line of the message.
     """
     report = yield
     if call.excinfo is None or not report.failed or not isinstance(item, pytest.Function):
         return report
-    errors, error = sys.modules.get("miniagents_testing.errors"), call.excinfo.value
-    if errors is None or isinstance(report.longrepr, str) or item.config.getoption("fulltrace"):
+    if "miniagents" not in sys.modules or isinstance(report.longrepr, str) or item.config.getoption("fulltrace"):
         return report
-    of_kit = next(filter(_is_of_kit, errors.causes(error, shown=True)), None)
-    if of_kit is not None:
+    from miniagents_testing.errors import causes
+
+    error = call.excinfo.value
+    shown = [*causes(error, shown=True)]
+    of_kit = next(filter(_is_of_kit, shown), None)
+    if of_kit is None:
+        if any(_passes_library(each.__traceback__, item) for each in shown):
+            report.longrepr = _render(item, error)
+    else:
         report.longrepr = _render(item, error)
         crash = getattr(report.longrepr, "reprcrash", None)
         if crash is not None and (of_kit is error or isinstance(error, BaseExceptionGroup)):
@@ -57,6 +64,15 @@ def pytest_runtest_makereport(
 def _is_of_kit(error: BaseException | None) -> bool:
     """Return True if the testing kit has defined the class of an error, also in the place of an SDK's."""
     return type(error).__module__.partition(".")[0] == "miniagents_testing"
+
+
+def _passes_library(traceback: TracebackType | None, item: pytest.Function) -> bool:
+    """Return True if an error that the user's code sees has frames of MiniAgents, and MiniAgents is not under test."""
+    library = _library()
+    if library.startswith(f"{item.config.rootpath}{os.sep}") and not library.startswith(_installed()):
+        return False
+    files = [each.f_code.co_filename for each, _ in walk_tb(traceback)]
+    return any(file.startswith(library) for file in files) and _user_frames(traceback, item) is not None
 
 
 def _render(item: pytest.Function, error: BaseException) -> Any:
@@ -89,9 +105,10 @@ def _without_foreign_frames(error: BaseException, item: pytest.Function) -> Iter
     """
     from miniagents_testing.errors import causes
 
+    is_of_kit = any(map(_is_of_kit, causes(error, shown=True)))
     kept = [(each, each.__traceback__, each.__suppress_context__) for each in causes(error)]
     for each, traceback, suppresses in kept:
-        each.__traceback__ = _user_frames(traceback, item)
+        each.__traceback__ = _user_frames(traceback, item, keeps_end=not is_of_kit)
         each.__suppress_context__ = suppresses or _is_of_kit(each) or _is_of_client(each.__context__)
     try:
         yield
@@ -107,22 +124,35 @@ def _is_of_client(error: BaseException | None) -> bool:
     return _is_of_kit(error) and not isinstance(error, MiniAgentsTestingError)
 
 
-def _user_frames(traceback: TracebackType | None, item: pytest.Function) -> TracebackType | None:
+def _user_frames(
+    traceback: TracebackType | None, item: pytest.Function, *, keeps_end: bool = False
+) -> TracebackType | None:
     """Return a traceback of the frames that are the user's code: None if it has none of them.
 
     The function and the file of the test are the user's, wherever they are: a class of checks is inherited, and a
     project may have installed its tests.
+
+    Args:
+        traceback: of an error.
+        item: the test that failed.
+        keeps_end: True to keep the last frames, too, if they are of other packages: an error of `json` is raised there.
     """
     test_file, test_code = str(item.path), getattr(inspect.unwrap(item.function), "__code__", None)
-    frames = []
+    frames: list[TracebackType] = []
+    end: list[TracebackType] = []
     while traceback is not None:
         code = traceback.tb_frame.f_code
         file = code.co_filename
         if code is test_code or file == test_file or not file.startswith(_foreign_beginnings()):
             frames.append(traceback)
+            end = []
+        elif file.startswith(_library()):
+            end = []
+        else:
+            end.append(traceback)
         traceback = traceback.tb_next
     found = None
-    for each in reversed(frames):
+    for each in reversed([*frames, *end] if keeps_end else frames):
         found = TracebackType(found, each.tb_frame, each.tb_lasti, each.tb_lineno)
     return found
 
@@ -130,14 +160,26 @@ def _user_frames(traceback: TracebackType | None, item: pytest.Function) -> Trac
 @cache
 def _foreign_beginnings() -> tuple[str, ...]:
     """Return the beginnings of the paths of code that is not the user's; generated code has a name in brackets."""
-    import miniagents
     import miniagents_testing
 
-    own = [each for package in (miniagents, miniagents_testing) for each in package.__path__]
+    return ("<", _library(), *(f"{path}{os.sep}" for path in miniagents_testing.__path__), *_installed())
+
+
+@cache
+def _library() -> str:
+    """Return the beginning of the paths of MiniAgents."""
+    import miniagents
+
+    return f"{miniagents.__path__[0]}{os.sep}"
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    """Return the beginnings of the paths of the standard library and of installed packages."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
-    installed = [sysconfig.get_path(name) for name in names]
+    paths = [sysconfig.get_path(name) for name in names]
     below = [sysconfig.get_path(name, vars={"base": sys.base_prefix}) for name in names]  # of a virtual environment
-    return ("<", *(f"{path}{os.sep}" for path in dict.fromkeys([*own, *installed, *below])))
+    return tuple(f"{path}{os.sep}" for path in dict.fromkeys([*paths, *below]))
 
 
 # --- recordings of a run

@@ -234,8 +234,12 @@ def use_shared_cassette(
         record_mode: see `use_cassette`.
         also_patch: see `use_cassette`.
         settings: see `use_cassette`.
+
+    Raises:
+        TypeError, ValueError: a setting or the mode is wrong; raised before the context is entered.
     """
     checked, more = RecordSettings(**settings), tuple(also_patch)
+    mode_of(record_mode, exists=True)
     return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, command, other_user))
 
 

@@ -337,6 +337,74 @@ def test_failing_assertion_of_a_test_with_a_cassette_shows_its_line(project: Pro
     result.stdout.fnmatch_lines([">       assert value == 2", "E       assert 1 == 2"])
 
 
+LIBRARY = """
+from miniagents import MiniAgents, miniagent
+
+@miniagent
+async def greeter(ctx, name: str):
+    if name == "broken":
+        import json
+        json.loads("{")
+    ctx.reply(f"Hello, {1 / len(name):.0f}!")
+
+def test_call():
+    MiniAgents().run_agent(greeter, "Hi", nam="Ann")
+
+@pytest.mark.asyncio
+async def test_await():
+    async with MiniAgents():
+        await greeter.trigger("Hi", nam="Ann")
+
+def test_in_agent():
+    MiniAgents().run_agent(greeter, "Hi", name="")
+
+def test_in_package():
+    MiniAgents().run_agent(greeter, "Hi", name="broken")
+"""
+
+
+def test_error_of_a_call_of_the_library_shows_the_lines_of_the_user(project: Project) -> None:
+    """A wrong argument, and an error in an agent, are reported with the user's lines, not with those of MiniAgents."""
+    result = project(LIBRARY)
+    result.assert_outcomes(failed=4)
+    wrong = "TypeError: Agent GREETER does not take the keyword argument(s) 'nam'; it takes: name"
+    for test, line in (("test_call", "MiniAgents().run_agent("), ("test_await", "await greeter.trigger(")):
+        lines = _report(result, test)
+        assert [each.removeprefix("E").strip() for each in lines].count(wrong) == 1
+        assert any(each.startswith(">") and line in each for each in lines)
+        assert not any(map(FOREIGN.search, lines))
+    report = "\n".join(_report(result, "test_in_agent"))
+    assert 'MiniAgents().run_agent(greeter, "Hi", name="")' in report
+    assert '>       ctx.reply(f"Hello, {1 / len(name):.0f}!")' in report
+    assert not FOREIGN.search(report)
+    report = "\n".join(_report(result, "test_in_package"))
+    assert 'json.loads("{")' in report
+    assert "json/decoder.py" in report
+    assert not re.search(r"miniagents/[\w/]+\.py:\d", report)
+
+
+def test_full_trace_shows_the_frames_of_the_library(project: Project) -> None:
+    """With `--full-trace`, the report of a wrong argument has the frames of MiniAgents."""
+    assert re.search(r"miniagents/[\w/]+\.py:\d", project(LIBRARY, "--full-trace", "-k", "call").stdout.str())
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("record_mode='ones'", "record_mode must be one of 'none', 'once', *not 'ones'"),
+        ("pace=-1", "pace must be 0 (no waits) or a factor on the recorded waits, not -1"),
+        ("anchor='line'", "anchor must be one of 'timeline', 'request', not 'line'"),
+    ],
+)
+def test_wrong_value_of_a_setting_is_reported_in_one_line(project: Project, setting: str, said: str) -> None:
+    """A wrong value in a marker fails the test with the name of the test and the message alone."""
+    result = project(f"@pytest.mark.miniagents_cassette({setting})\ndef test_it():\n    pass\n")
+    result.assert_outcomes(errors=1)
+    report = [line for line in _report(result, "test_it") if line and not line.startswith("_")]
+    assert len(report) == 1
+    result.stdout.fnmatch_lines(f"test_it.py::test_it: a setting of the cassette is wrong: {said}".replace("[", "[[]"))
+
+
 def test_other_failures_keep_their_reports(project: Project) -> None:
     """A test that fails with an error of a library has all frames that pytest shows, and its own summary."""
     result = project("def test_it():\n    import json\n    json.loads('{')\n")
