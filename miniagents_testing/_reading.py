@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from miniagents.bounds import MAX_EVENT_BYTES
 from miniagents.errors import LLMError, StreamError, StreamTruncatedError
-from miniagents.ext.llm import ANTHROPIC_ALIAS, OPENAI_ALIAS
+from miniagents.ext.llm._base import ANTHROPIC_ALIAS, OPENAI_ALIAS
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
 from miniagents.ext.llm._sessions.base import error_from_payload, repair_surrogates_deep
 from miniagents.ext.llm._streaming import ResponseBody

@@ -179,6 +179,10 @@ def has_replaced_methods(client: Any) -> bool:
     return False
 
 
+OPENAI_ALIAS = "OPENAI_AGENT"
+"""Alias of an agent of OpenAI's API that is given none."""
+ANTHROPIC_ALIAS = "ANTHROPIC_AGENT"
+"""Alias of an agent of Anthropic's API that is given none."""
 DEFAULT_RETRY = Retry()
 """Policy for sending a request again, for agents that are created without `retry=`."""
 DEFAULT_STALL_TIMEOUT = 600.0

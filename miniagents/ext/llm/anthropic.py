@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 from typing_extensions import TypeVar
 
 from miniagents.errors import MissingExtraError
-from miniagents.ext.llm import ANTHROPIC_ALIAS
 from miniagents.ext.llm._base import (
+    ANTHROPIC_ALIAS,
     DEFAULT_MAX_ROUNDS,
     DEFAULT_RETRY,
     DEFAULT_STALL_TIMEOUT,

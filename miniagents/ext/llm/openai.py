@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 from typing_extensions import TypeVar
 
 from miniagents.errors import MissingAPIKeyError, MissingExtraError
-from miniagents.ext.llm import OPENAI_ALIAS
 from miniagents.ext.llm._base import (
     DEFAULT_MAX_ROUNDS,
     DEFAULT_RETRY,
     DEFAULT_STALL_TIMEOUT,
+    OPENAI_ALIAS,
     ProviderAdapter,
     shared_client,
 )
