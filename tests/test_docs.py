@@ -225,6 +225,16 @@ def test_link_inside_the_repository_names_an_existing_file() -> None:
     assert not broken
 
 
+def test_pages_and_examples_name_models_that_the_sdk_does_not_warn_of() -> None:
+    """Pages and examples name no model for which Anthropic's SDK warns of its end of life."""
+    from anthropic.resources.messages import DEPRECATED_MODELS
+
+    files = [*PAGES, *sorted((ROOT / "examples").glob("*.py"))]
+    named = {(path.name, model) for path in files for model in re.findall(r"claude-[\w.-]*\w", path.read_text("utf-8"))}
+    assert named
+    assert [(name, model) for name, model in sorted(named) if model in DEPRECATED_MODELS] == []
+
+
 def test_readme_begins_with_a_short_test_and_is_short() -> None:
     """The README's first Python block is a test of at most eight lines, and its text is read in some three minutes."""
     text = (ROOT / "README.md").read_text("utf-8")
