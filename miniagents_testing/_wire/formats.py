@@ -331,7 +331,7 @@ class ResponsesFormat(WireFormat):
             "output": [item.done for item in _items(step, call)],
             "usage": {
                 "input_tokens": usage.input_tokens,
-                "input_tokens_details": cache_details(usage),
+                "input_tokens_details": {"cache_write_tokens": 0, **cache_details(usage)},
                 "output_tokens": usage.output_tokens,
                 "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
                 "total_tokens": usage.total_tokens,

@@ -479,12 +479,25 @@ def _differences(value: Any, place: str) -> Iterator[str]:
         if (unknown := _unknown_type(value)) is not None:
             yield f"{place}: the type {unknown!r} is not known"
             return
-        yield from (f"{place}.{name} is not known" for name in value.model_extra or ())
+        extra = (name for name in value.model_extra or () if name not in _repeated_parameters(model))
+        yield from (f"{place}.{name} is not known" for name in extra)
         for name, field in model.model_fields.items():
             if name in value.model_fields_set:
                 yield from _differences(getattr(value, name), f"{place}.{field.alias or name}")
             elif field.is_required():
                 yield f"{place}.{field.alias or name} is missing"
+
+
+@cache
+def _repeated_parameters(model: type[pydantic.BaseModel]) -> frozenset[str]:
+    """Return the parameters of a request that an answer of this model repeats, by the SDK's types of requests.
+
+    OpenAI's Responses repeat `store`, which the SDK's model of a response has never had.
+    """
+    if (model.__module__, model.__name__) != ("openai.types.responses.response", "Response"):
+        return frozenset()
+    parameters = getattr(_import("openai.types.responses.response_create_params"), "ResponseCreateParamsBase", None)
+    return frozenset(getattr(parameters, "__annotations__", ()))
 
 
 def _unknown_type(value: pydantic.BaseModel) -> Any:

@@ -61,7 +61,10 @@ def test_scripted_stream_has_the_events_and_fields_of_recorded_ones(api: API, na
     assert _order(api, events) in seen.orders
     for event in events:
         kind, fields = _kind(api, event), set(_fields(event))
-        assert fields <= seen.sometimes[kind], kind
+        known = seen.sometimes[kind]
+        if kind == "response.incomplete ":  # few were recorded, and their response has the fields of a complete one
+            known = known | seen.sometimes["response.completed "]
+        assert fields <= known, kind
         assert fields >= seen.always[kind], kind
 
 

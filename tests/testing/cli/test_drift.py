@@ -10,6 +10,8 @@ import openai
 import pytest
 
 from miniagents.errors import install_line
+from miniagents.messages import Usage
+from miniagents_testing import Failure, ScriptedLLM, Step
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
 
 if TYPE_CHECKING:
@@ -156,3 +158,40 @@ def test_strict_needs_drift(run: Run, conversation: Path) -> None:
     done = run("verify", "--strict", conversation)
     assert done.code == 2
     assert "--drift" in done.err
+
+
+ANSWERS: dict[str, Any] = {
+    "text": Step("Hi", usage=Usage(input_tokens=3, output_tokens=2, cached_tokens=1, reasoning_tokens=1)),
+    "reasoning": Step("Hi", reasoning="Hm."),
+    "tool calls": Step(tool_calls=[("look_up", {"words": "a"})]),
+    "refusal": Step(refusal="No."),
+    "cut": Step("Hi", finish_reason="length"),
+    "failure": Step("Hi there", then=Failure(500), after=1),
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+def test_answers_of_the_scripted_server_do_not_drift(
+    run: Run, tmp_path: Path, api: Any, answer: str, stream: bool
+) -> None:
+    """Answers of a scripted model have the fields of the SDKs' models, where the providers have them, too."""
+    if (api, answer) == ("chat", "reasoning"):  # that of other servers that imitate OpenAI's
+        pytest.skip("OpenAI's chat completions show no reasoning")
+    if (api, answer, stream) == ("responses", "failure", True):
+        pytest.skip("OpenAI sends the fields of an error in an object, and the SDK's model has them beside it")
+    request = {"model": "m", "messages": [], "input": [], "stream": stream, "stream_options": {"include_usage": True}}
+    response = ScriptedLLM([ANSWERS[answer]]).respond(api, request)
+    path = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages"}[api]
+    save(tmp_path / "c.yaml", [Interaction("POST", f"https://llm.test/v1{path}", b"{}", response)])
+    assert "\ndrift\t" not in run("verify", "--drift", tmp_path / "c.yaml").out
+
+
+def test_field_that_repeats_a_parameter_is_no_drift_and_others_are(run: Run, tmp_path: Path) -> None:
+    """A response may repeat a parameter of its request that the SDK's model lacks; any other new field is drift."""
+    response = {"id": "r", "object": "response", "store": True, "storage": True}
+    save(tmp_path / "c.yaml", [_interaction("/responses", response, streamed=False)])
+    done = run("verify", "--drift", tmp_path / "c.yaml")
+    assert f"Response.storage is not known {OPENAI}" in done.out
+    assert ".store " not in done.out
