@@ -17,6 +17,7 @@ from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 
 from miniagents import MiniAgents
+from miniagents.errors import install_line
 from miniagents_testing import use_cassette
 from miniagents_testing.cassette import load
 
@@ -160,6 +161,16 @@ def test_example_runs_as_a_program(name: str, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout) > 100
+
+
+def test_panel_names_the_extra_that_it_needs_besides() -> None:
+    """Without the SDK of Anthropic, which other examples do not need, the panel ends with the line that installs it."""
+    program = "import runpy, sys; sys.modules['anthropic'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(ROOT / "examples/panel.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"Install it with: {install_line('anthropic')}\n")
 
 
 def test_live_example_is_the_program_of_the_readme() -> None:
