@@ -52,6 +52,9 @@ Exception
 from __future__ import annotations
 
 import asyncio
+import json
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
 
 if TYPE_CHECKING:
@@ -117,8 +120,29 @@ Each line of errors and docs that installs MiniAgents has this name.
 
 
 def install_line(*extras: str) -> str:
-    """Return the command that installs extras: `pip install '/path/to/clone[openai,console]'`."""
-    return f"pip install '{DISTRIBUTION}[{','.join(extras)}]'"
+    """Return the command that installs extras: `pip install '/path/to/clone[openai,console]'`.
+
+    The path is that of the clone that is installed, if it is still there, so that the command can be run as it is.
+    """
+    return f"pip install '{_source()}[{','.join(extras)}]'"
+
+
+@cache
+def _source() -> str:
+    """Return the folder that this distribution was installed from, or `DISTRIBUTION` if it is not there any more."""
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    clone = Path(__file__).resolve().parents[1]
+    if not (clone / "pyproject.toml").is_file():
+        try:
+            # PEP 610: pip and other installers note the URL of what was not installed from an index.
+            noted = json.loads(distribution("miniagents").read_text("direct_url.json") or "{}")
+        except (PackageNotFoundError, ValueError):
+            noted = {}
+        clone = Path(url2pathname(urlsplit(noted.get("url", "")).path))
+    return str(clone) if (clone / "pyproject.toml").is_file() else DISTRIBUTION
 
 
 def is_failure(error: BaseException | None) -> TypeGuard[BaseException]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Never, NoReturn, TypeVar
 
-from miniagents._agents.agent import MiniAgent, miniagent
+from miniagents._agents.agent import MiniAgent, miniagent, raise_for_several_messages
 from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
 from miniagents._agents.persistence import MessagePersister, PersistHandler
 from miniagents._agents.running import Runner, catch_signal
+from miniagents._promising.context import PromisingContext
 from miniagents.messages import Message, MessageSequencePromise
 from miniagents.observing import check_observers, observers_of_run
 
@@ -61,6 +63,8 @@ class MiniAgents(AgentsContext):
         observers: Iterable[Observer] = (),
         **options: Any,
     ) -> None:
+        if not options.keys() <= _OPTIONS:
+            _refuse_arguments(options.keys() - _OPTIONS)
         super().__init__(errors_as_messages=errors_as_messages, limits=limits, price=price, **options)
         self._given_observers = check_observers(observers)
         self.stream_llm_tokens_by_default = stream_llm_tokens_by_default
@@ -118,21 +122,24 @@ class MiniAgents(AgentsContext):
             _close_unawaited(awaitable)  # the context was open before
 
     def run_agent(
-        self, agent: MiniAgent[Any], messages: MessageType | None = None, **kwargs: Any
+        self, agent: MiniAgent[Any], messages: MessageType | None = None, *others: Never, **kwargs: Any
     ) -> tuple[Message, ...]:
         """Run one agent in a loop of its own and return its replies.
 
         Args:
             agent: agent to call.
             messages: messages to send to the agent, see `MessageType`.
+            others: none: several messages are sent as a list.
             kwargs: keyword arguments of the agent.
 
         Raises:
-            TypeError: this is no agent.
+            TypeError: this is no agent, or there are several arguments with messages.
             RuntimeError: a loop is running already in this thread, as in a notebook.
         """
         if not isinstance(agent, MiniAgent):
             raise TypeError(f"run_agent() needs an agent, not {agent!r:.100}: write `@miniagent` above its `async def`")
+        if others:
+            raise_for_several_messages("run_agent(agent, ")
         _check_no_running_loop(None)
 
         async def call() -> tuple[Message, ...]:
@@ -214,6 +221,20 @@ def _check_awaitable(awaitable: Any) -> None:
         raise TypeError(f"run() needs a coroutine, not a function: write `run({name}())`, not `run({name})`")
     raise TypeError(
         f"run() needs a coroutine, not {awaitable!r:.100}: write `run(amain())` with `async def amain():`, not `def`"
+    )
+
+
+_OPTIONS = frozenset(PromisingContext.__init__.__kwdefaults__ or ())
+"""Names of the options of `MiniAgents`."""
+
+
+def _refuse_arguments(unknown: Iterable[str]) -> NoReturn:
+    """Raise `TypeError` for the first of the unknown arguments of `MiniAgents`, with the nearest of the known names."""
+    name, known = min(unknown), {*(MiniAgents.__init__.__kwdefaults__ or ()), *_OPTIONS}
+    nearest = get_close_matches(name, known, 1)
+    meant = f", did you mean {nearest[0]!r}?" if nearest else ""
+    raise TypeError(
+        f"MiniAgents() takes no argument {name!r}{meant or ':'} Its arguments are {', '.join(sorted(known))}"
     )
 
 

@@ -50,7 +50,7 @@ def _commands() -> list[tuple[str, str]]:
         (path.relative_to(ROOT).as_posix(), command)
         for path in FILES
         for command in COMMAND.findall(path.read_text("utf-8"))
-        if "{DISTRIBUTION}" not in command  # the code that makes the line
+        if "{_source()}" not in command  # the code that makes the line
     ]
 
 
@@ -82,6 +82,6 @@ def test_wrong_install_lines_are_refused(command: str, refused: list[str]) -> No
 
 
 def test_install_line_of_an_error_names_the_extra() -> None:
-    """The error of a missing package has the line that installs the extra, made of the one name."""
-    assert install_line("openai", "console") == f"pip install '{DISTRIBUTION}[openai,console]'"
+    """The error of a missing package has the line that installs the extra, with the folder of the clone."""
+    assert install_line("openai", "console") == f"pip install '{ROOT}[openai,console]'"
     assert install_line("openai") in str(MissingExtraError.of("openai", "openai"))

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, Protocol, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Never, NoReturn, Protocol, overload
 
 from typing_extensions import ParamSpec, TypeVar
 
@@ -144,7 +144,7 @@ class MiniAgent(Generic[P, M_co]):
     def trigger(  # type: ignore[misc]  # the overloads say what is legal: parameters by keyword only
         self,
         messages: MessageType | None = None,
-        *,
+        *others: Never,
         start_soon: bool | None = None,
         errors_as_messages: bool | None = None,
         timeout: float | None = None,
@@ -155,6 +155,7 @@ class MiniAgent(Generic[P, M_co]):
 
         Args:
             messages: messages, or anything else that may be sent, see `MessageType`.
+            others: none: several messages are sent as a list.
             start_soon: True to begin without a reader; None takes the context's default.
             errors_as_messages: True to get an error as an `ErrorMessage` among the replies; None takes the context's
                 default.
@@ -168,6 +169,8 @@ class MiniAgent(Generic[P, M_co]):
             ValueError: the timeout is negative or NaN.
             NoActiveContextError: the caller runs outside of a `MiniAgents` context.
         """
+        if others:
+            raise_for_several_messages("agent.trigger(")
         kwargs = self._merge_checked(kwargs, timeout)
         sequence = MessageSequencePromise.of_items(messages)
         interaction = self._make_interaction(sequence, kwargs, errors_as_messages, timeout, limits)
@@ -177,7 +180,7 @@ class MiniAgent(Generic[P, M_co]):
     def initiate_call(
         self,
         messages: MessageType | None = None,
-        *,
+        *others: Never,
         start_soon: bool | None = None,
         errors_as_messages: bool | None = None,
         timeout: float | None = None,
@@ -188,6 +191,8 @@ class MiniAgent(Generic[P, M_co]):
 
         Raise the same errors. The call stays open until `AgentCall.finish`, or until the calling agent or the run ends.
         """
+        if others:
+            raise_for_several_messages("agent.initiate_call(")
         kwargs = self._merge_checked(kwargs, timeout)
         incoming = MessageSequence().open()
         if messages is not None:
@@ -323,6 +328,11 @@ def miniagent(
     return MiniAgent(function, alias=alias, description=description, kwargs=kwargs)
 
 
+def raise_for_several_messages(call: str) -> NoReturn:
+    """Raise `TypeError` for messages that were given one by one; `call` is the begin of the line to write."""
+    raise TypeError(f"Messages are one argument: write `{call}[first, second])`, not `{call}first, second)`")
+
+
 def _check_alias(alias: str) -> str:
     """Return the alias; raise `ValueError` for one that would break the lines of traces, logs and error texts."""
     if not alias.isprintable():
@@ -343,6 +353,17 @@ def _check_function(function: Any) -> None:
         wrong = f"; write `async def {function.__name__}(ctx):`, not `def`" if inspect.isfunction(function) else ""
         raise TypeError(
             f"An agent must be an async function, or a class with an async __call__, not {function!r}{wrong}"
+        )
+
+
+def _check_no_method(function: Any, first: str) -> None:
+    """Raise `TypeError` for a function with the `first` parameter self that is defined in the body of a class."""
+    owner, _, name = getattr(function, "__qualname__", "").rpartition(".")
+    if first == "self" and owner and not owner.endswith("<locals>"):
+        raise TypeError(
+            f"An agent is a function, and {function.__qualname__} is a method: write `async def {name}(ctx):` outside "
+            f"of the class, `miniagent({owner.rpartition('.')[2].lower()}.{name})` for an object, or `@miniagent` "
+            "above a class with an async `__call__`"
         )
 
 
@@ -389,6 +410,7 @@ class _KeywordArguments:
             first = parameters[0].kind if parameters else None
             if first is inspect.Parameter.POSITIONAL_OR_KEYWORD:
                 self._context_name = parameters[0].name
+                _check_no_method(function, self._context_name)
             elif first not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
                 name = getattr(function, "__name__", "agent")
                 raise TypeError(

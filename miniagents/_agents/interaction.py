@@ -407,7 +407,10 @@ class AgentCall(BoundToRun):
             TypeError: a part of `message` cannot be sent.
             AppenderClosedError: the call has been finished.
         """
-        self._messages.append(message)
+        try:
+            self._messages.append(message)
+        except AppenderClosedError:
+            raise self._finished_error() from None
         return self
 
     def send_out_of_order(self, message: MessageType) -> Self:
@@ -419,8 +422,19 @@ class AgentCall(BoundToRun):
             TypeError: a part of `message` cannot be sent.
             AppenderClosedError: the call has been finished.
         """
-        self._messages.append_out_of_order(message)
+        try:
+            self._messages.append_out_of_order(message)
+        except AppenderClosedError:
+            raise self._finished_error() from None
         return self
+
+    @staticmethod
+    def _finished_error() -> AppenderClosedError:
+        """Return the error of a message that is sent too late."""
+        return AppenderClosedError(
+            "The call is finished, so no message can be sent: reply_sequence(), finish() or cancel() finished it, or "
+            "the agent or the run that made it has ended. Send before that, or write reply_sequence(finish_call=False)"
+        )
 
     def reply_sequence(self, *, finish_call: bool = True) -> MessageSequencePromise:
         """Return the promise of the replies, and finish the call unless `finish_call` is False."""

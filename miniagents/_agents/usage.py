@@ -13,6 +13,7 @@ import operator
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +103,13 @@ def price_of(price: Price, models: Iterable[str], usage: Usage) -> float | None:
     """Return the price for the first model that has one; None if none has, or if the function fails for all.
 
     A `LookupError` says that the model is not known; any other error is logged.
+
+    Raises:
+        TypeError: the function has returned something else than a number.
     """
     for model in models:
         try:
-            cost = price(model, usage)
+            cost: Any = price(model, usage)
         except LookupError:
             continue
         except Exception:
@@ -114,7 +118,12 @@ def price_of(price: Price, models: Iterable[str], usage: Usage) -> float | None:
             )
             continue
         if cost is not None:
-            return cost
+            if not isinstance(cost, Real):
+                raise TypeError(
+                    f"The function for prices returned {cost!r:.100} for the model {model}, which is no number: return "
+                    "an int or a float, or None for a model without a known price"
+                )
+            return float(cost)
     return None
 
 

@@ -272,13 +272,34 @@ def text_of(value: Any) -> str:
     """Return a value as the text of a result: a text as it is, "" for None, a message's text, else JSON.
 
     Raises:
+        TypeError: the value has to be awaited or read first, such as a coroutine.
         ValueError: the value is no text and cannot be JSON.
     """
     if value is None:
         return ""
     if isinstance(value, (str, Message)):
         return str(value)
-    return to_json(value, context=BARE).decode()
+    _check_awaited(value)
+    return to_json(value, context=BARE, fallback=_refuse).decode()
+
+
+def _check_awaited(value: Any) -> None:
+    """Raise `TypeError` for a value that has to be awaited or read before it has a text; close a coroutine."""
+    if inspect.isawaitable(value) or isinstance(value, AsyncIterable):
+        if inspect.iscoroutine(value):
+            value.close()  # so that Python does not warn of it, too
+        name = getattr(value, "__qualname__", "")
+        what = f"{type(value).__name__} of {name}()" if name else type(value).__name__
+        raise TypeError(
+            f"the function of the tool gave a {what} in place of its value: write `return await ...`, or read it with "
+            "`async for`, before it is returned"
+        )
+
+
+def _refuse(value: Any) -> Any:
+    """Raise `TypeError` for a part of a value that has no JSON."""
+    _check_awaited(value)
+    raise TypeError(f"a {type(value).__name__} has no JSON")
 
 
 class _Yielded(NamedTuple):

@@ -31,7 +31,7 @@ from miniagents_testing import ScriptedLLM, create_scripted_agent
 from miniagents_testing._script import Step
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from miniagents import MessagePromise
 
@@ -109,6 +109,59 @@ async def test_value_that_is_no_json_is_told_as_an_error() -> None:
         result = await result_of(work)
     assert result.is_error
     assert "PydanticSerializationError" in str(result)
+
+
+async def _fetch() -> str:
+    return "wet"
+
+
+async def _read() -> AsyncIterator[str]:
+    yield "wet"
+
+
+async def _forgets_await() -> Any:
+    return _fetch()
+
+
+async def _forgets_await_in_a_list() -> Any:
+    return {"weather": [_fetch()]}
+
+
+def _forgets_await_in_a_thread() -> Any:
+    return [_fetch()]
+
+
+async def _yields_a_coroutine() -> AsyncIterator[Any]:
+    yield _fetch()
+
+
+async def _returns_a_generator_in_a_list() -> Any:
+    return [_read()]
+
+
+async def _returns_a_promise_in_a_list() -> Any:
+    return [Message.promise("wet")]
+
+
+@pytest.mark.parametrize(
+    ("work", "what"),
+    [
+        (_forgets_await, "coroutine of _fetch()"),
+        (_forgets_await_in_a_list, "coroutine of _fetch()"),
+        (_forgets_await_in_a_thread, "coroutine of _fetch()"),
+        (_yields_a_coroutine, "coroutine of _fetch()"),
+        (_returns_a_generator_in_a_list, "async_generator of _read()"),
+        (_returns_a_promise_in_a_list, "MessagePromise"),
+    ],
+)
+async def test_result_that_was_not_awaited_is_an_error_that_says_what_to_write(
+    work: Callable[[], Any], what: str
+) -> None:
+    """A tool that gives a coroutine, an async generator or a promise in a value gets an error with the right line."""
+    async with MiniAgents():
+        result = await result_of(work)
+    assert result.is_error
+    assert f"the function of the tool gave a {what} in place of its value: write `return await ...`" in str(result)
 
 
 async def test_async_generator_streams_into_the_result() -> None:

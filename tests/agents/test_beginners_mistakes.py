@@ -11,6 +11,7 @@ import contextlib
 import copy
 import pickle
 import pprint
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from common import echo
 
 from miniagents import (
+    AgentCall,
     InteractionContext,
     Message,
     MessagePromise,
@@ -27,7 +29,7 @@ from miniagents import (
     Promise,
     miniagent,
 )
-from miniagents.errors import CopyError
+from miniagents.errors import AppenderClosedError, CopyError
 
 
 class Given:
@@ -370,3 +372,78 @@ async def iterate_quietly(promise: MessagePromise) -> None:
     with contextlib.suppress(Exception):
         async for _ in promise:
             pass
+
+
+async def late(send_out_of_order: bool, end: Callable[[AgentCall], object]) -> None:
+    """Send a message to a call that has ended."""
+    call = echo.initiate_call("Hi")
+    end(call)
+    await asyncio.sleep(0)
+    (call.send_out_of_order if send_out_of_order else call.send_message)("late")
+
+
+@pytest.mark.parametrize("send_out_of_order", [False, True])
+@pytest.mark.parametrize("end", [AgentCall.reply_sequence, AgentCall.finish, AgentCall.cancel])
+async def test_message_to_a_finished_call_says_what_finished_it(
+    end: Callable[[AgentCall], object], *, send_out_of_order: bool
+) -> None:
+    """A message that is sent after the end of a call raises an error that names the ways in which it may have ended."""
+    async with MiniAgents():
+        with pytest.raises(AppenderClosedError, match=r"The call is finished.*reply_sequence\(\).*finish_call=False"):
+            await late(send_out_of_order, end)
+
+
+def test_method_as_an_agent_is_refused_with_the_three_ways_to_write_it() -> None:
+    """`@miniagent` on a method of a class is an error at once; for a bound method it makes an agent."""
+    with pytest.raises(
+        TypeError, match=r"Team\.ask is a method: write `async def ask\(ctx\):` .*`miniagent\(team\.ask\)`"
+    ):
+
+        class Team:
+            @miniagent
+            async def ask(self, ctx: InteractionContext) -> None:
+                """Reply with a word."""
+
+    class Squad:
+        async def ask(self, ctx: InteractionContext) -> None:
+            ctx.reply("Hi")
+
+        @staticmethod
+        @miniagent
+        async def tell(ctx: InteractionContext) -> None:
+            ctx.reply("Ho")
+
+    assert [str(each) for each in MiniAgents().run_agent(miniagent(Squad().ask))] == ["Hi"]
+    assert [str(each) for each in MiniAgents().run_agent(Squad.tell)] == ["Ho"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("limit", "MiniAgents() takes no argument 'limit', did you mean 'limits'? Its arguments are "),
+        ("stream_tokens_by_default", "did you mean 'stream_llm_tokens_by_default'? Its"),
+        ("unobserved_error", "did you mean 'unobserved_errors'? Its"),
+        ("xyz", "MiniAgents() takes no argument 'xyz': Its arguments are errors_as_messages, limits, "),
+    ],
+)
+def test_unknown_argument_of_a_run_names_the_nearest_one(name: str, said: str) -> None:
+    """A wrong keyword of `MiniAgents` is an error that names the class and all of its arguments."""
+    unknown: dict[str, Any] = {name: 3}
+    with pytest.raises(TypeError, match=re.escape(said)):
+        MiniAgents(**unknown)
+
+
+async def test_several_messages_are_one_argument() -> None:
+    """Messages that are given one by one raise an error with the line that sends a list of them."""
+    async with MiniAgents():
+        calls: list[tuple[Any, str]] = [
+            (echo.trigger, "agent.trigger("),
+            (echo.initiate_call, "agent.initiate_call("),
+        ]
+        for call, line in calls:
+            with pytest.raises(
+                TypeError, match=re.escape(f"write `{line}[first, second])`, not `{line}first, second)`")
+            ):
+                call("a", "b")
+    with pytest.raises(TypeError, match=re.escape("write `run_agent(agent, [first, second])`")):
+        MiniAgents().run_agent(echo, "a", "b")  # type: ignore[arg-type]

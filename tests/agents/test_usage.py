@@ -379,6 +379,15 @@ async def test_unknown_price_makes_the_cost_none() -> None:
         assert run.usage.cost is None
 
 
+@pytest.mark.parametrize("limits", [None, Limits(cost=1)])
+async def test_price_that_is_no_number_is_an_error_that_names_function_value_and_model(limits: Limits | None) -> None:
+    """A function for prices that returns a text fails the request, with or without a limit of the cost."""
+    wrong: Any = lambda model, usage: "a"  # noqa: E731 - a wrong function for prices
+    async with MiniAgents(price=wrong, limits=limits):
+        with pytest.raises(TypeError, match="function for prices returned 'a' for the model m, which is no number"):
+            await ScriptedLLM(lambda call: step()).agent(model="m").trigger("q")
+
+
 async def test_cost_limit_refuses_a_model_without_a_price_before_its_first_request() -> None:
     """Under a limit of the cost, a model without a known price is not asked."""
     llm = ScriptedLLM(lambda call: step())
