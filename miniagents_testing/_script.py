@@ -228,6 +228,7 @@ class Failure:
         first_wait: seconds before the response.
 
     Raises:
+        TypeError: `status` is no int.
         ValueError: `status` or `first_wait` is out of range.
     """
 
@@ -238,6 +239,9 @@ class Failure:
     first_wait: float = 0.0
 
     def __post_init__(self) -> None:
+        status: Any = self.status
+        if not isinstance(status, int):
+            raise TypeError(f"the status of a failure must be an int from 400 to 599, not {self.status!r}")
         if not 400 <= self.status <= 599:
             raise ValueError(f"the status of a failure must be between 400 and 599, not {self.status!r}")
         object.__setattr__(
@@ -337,7 +341,8 @@ class Step:
         _check_seconds("first_wait", self.first_wait)
         for gap in self.gap if isinstance(self.gap, tuple) else (self.gap,):
             _check_seconds("gap", gap)
-        if not 0 <= self.jitter <= 1:
+        jitter: Any = self.jitter
+        if not isinstance(jitter, int | float) or not 0 <= jitter <= 1:
             raise ValueError(f"jitter must be a fraction between 0 and 1, not {self.jitter!r}")
         self._check_then()
 

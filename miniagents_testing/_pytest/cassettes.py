@@ -219,12 +219,14 @@ class _OpenCassette:
         else:
             self.session.add_notes(error)
 
-    def describe_failure(self) -> str:
-        """Return what the cassette has to do with a failure of the test: a file that is missing, or recorded failures.
+    def describe_failure(self, error: BaseException) -> str:
+        """Return what the cassette has to do with an error of the test: a file that is missing, or recorded failures.
 
-        A client that finds no key fails before there is a request, and so before there is a miss.
+        A client that finds no key fails before there is a request, and so before there is a miss. A call of
+        `pytest.fail` has other reasons: pytest itself fails so for an async test that no plugin runs.
         """
-        if self.session.records or self.session.misses or self._path.exists():
+        is_said = isinstance(error, pytest.fail.Exception)
+        if is_said or self.session.records or self.session.misses or self._path.exists():
             return self.session.describe_played_failures()
         return (
             f"there is no cassette yet: record it with {self._command}once (to play one, any key will do: "
@@ -406,8 +408,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add a section to the report of a failed test whose cassette is missing, or has played failures."""
     report = yield
-    if report.failed and _opened in item.stash and (text := item.stash[_opened].describe_failure()):
-        report.sections.append(("cassette", text))
+    opened = item.stash.get(_opened, None)
+    if report.failed and opened is not None and call.excinfo is not None:
+        text = opened.describe_failure(call.excinfo.value)
+        report.sections += [("cassette", text)] if text else []
     return report
 
 

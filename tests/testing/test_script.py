@@ -122,6 +122,7 @@ def test_jitter_differs_between_calls_of_one_step() -> None:
         (lambda: Step("a", gap=[1, float("nan")]), "gap must be a number of seconds, not nan"),
         (lambda: Step("a", first_wait=float("inf")), "first_wait must be a number of seconds"),
         (lambda: Step("a", jitter=2), "jitter must be a fraction between 0 and 1"),
+        (lambda: Step("a", jitter="b"), "jitter must be a fraction between 0 and 1, not 'b'"),  # type: ignore[arg-type]
         (lambda: Step("a", cut=0), "a number of characters"),
         (lambda: Step("ab", cut=lambda text: [text[0]]), "must join to the text"),
         (lambda: Failure(200), "between 400 and 599, not 200"),
@@ -138,6 +139,8 @@ def test_step_or_failure_refuses_values_out_of_range(make: Any, message: str) ->
     [
         (lambda: ScriptedLLM(["fine", 5]), "step 2 must be a text, a Step, .* not 5"),  # type: ignore[list-item]
         (lambda: ScriptedLLM(None), "step 1 must be"),  # type: ignore[arg-type]
+        (lambda: Failure("x"), "an int from 400 to 599, not 'x'"),  # type: ignore[arg-type]
+        (lambda: Failure(503.0), "an int from 400 to 599, not 503.0"),  # type: ignore[arg-type]
         (lambda: Step([1]), "the deltas of a text must be texts"),  # type: ignore[list-item]
         (lambda: Step(tool_calls=["look"]), r"a tool call must be \(name, arguments\)"),  # type: ignore[list-item]
     ],

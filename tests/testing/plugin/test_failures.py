@@ -461,6 +461,15 @@ def test_ask():
     assert "recorded failure" not in other.stdout.str()
 
 
+def test_async_test_that_no_plugin_runs_is_not_told_to_record(project: Project) -> None:
+    """A failure by `pytest.fail`, as of an async test without a plugin, has no hint to record: it would not help."""
+    source = "async def test_it(stream_cassette):\n    pass\n\ndef test_said(stream_cassette):\n    pytest.fail('no')\n"
+    result = project(source, "-p", "no:asyncio", "-p", "no:anyio")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines("*async def functions are not natively supported*")
+    result.stdout.no_fnmatch_line("*there is no cassette yet*")
+
+
 def test_second_test_with_the_same_cassette_is_told_of_the_first(project: Project, team: Path) -> None:
     """A miss and an interaction that was not played name another test that has used the same file in the run."""
     save(team, [_asked("Hi"), _asked("Hello")])
