@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 from miniagents.acting._tool import Handoff
@@ -137,13 +137,17 @@ async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) ->
     Raises:
         TooManyRoundsError: more than `max_rounds` answers had calls.
         OutputInvalidError: an output was asked for, and the loop ends without a final answer.
+        ValueError: the messages end with a decision on a call of another agent.
     """
     conversation: list[Message] | None = None
-    if settings.toolset.needs_approval:
+    asks = settings.toolset.needs_approval
+    if asks or settings.toolset.hands_over:
         conversation = [*await ctx.message_promises]
         waiting = find_waiting_calls(conversation)
-        if waiting is not None and not await _resume(ctx, waiting, conversation, settings):
-            return
+        if waiting is not None:
+            _check_addressee(ctx, waiting, settings.toolset)
+            if asks and not await _resume(ctx, waiting, conversation, settings):
+                return
     for number in count(1):
         calls = _Calls(ctx, settings, run=number <= settings.max_rounds)
         answer = ask(ctx.message_promises if conversation is None else conversation, calls.start)
@@ -536,6 +540,26 @@ def find_waiting_calls(conversation: Sequence[Message]) -> WaitingCalls | None:
         if decision is None or not decision.granted or decision in later[last_other + 1 :]:
             decisions[call] = decision
     return WaitingCalls(answer, decisions, later) if decisions else None
+
+
+def _check_addressee(ctx: InteractionContext, waiting: WaitingCalls, toolset: Toolset) -> None:
+    """Raise `ValueError` for a decision that another agent has asked for, on a call of a tool that this agent has not.
+
+    After a handoff, the agent that took over asks, and the decision is for that agent. A decision that the conversation
+    has gone on after is no error.
+    """
+    own = ctx.this_agent.alias
+    newest = takewhile(lambda message: not _is_other(message), reversed(waiting.later))
+    decided = {each.call_hash_key for each in newest if isinstance(each, Approval)}
+    for question in waiting.later:
+        if not isinstance(question, PendingApproval) or question.agent in (None, own):
+            continue
+        name, is_decided = question.call.name, question.call.hash_key in decided
+        if is_decided and question.call in waiting.decisions and name not in {*toolset.by_name, *toolset.foreign_names}:
+            raise ValueError(
+                f"The decision on the call {question.call} came to {own}, which has no such tool: send it to the agent "
+                f"that asked, {question.agent} (`question.agent`)"
+            )
 
 
 def _open_questions(answer: AssistantMessage, later: Sequence[Message]) -> dict[Any, PendingApproval]:

@@ -291,6 +291,11 @@ class Toolset:
         """True if an agent must approve the calls of some tool."""
         return any(tool.approver is not None for tool in self.by_name.values())
 
+    @property
+    def hands_over(self) -> bool:
+        """True if some tool hands the conversation over, so that another agent may ask for approvals in it."""
+        return any(isinstance(tool, Handoff) for tool in self.by_name.values())
+
     def __bool__(self) -> bool:
         return bool(self._items)
 

@@ -617,6 +617,35 @@ async def test_question_of_an_agent_that_took_over_names_it() -> None:
         assert short(await expert.trigger(["Hi", *first, question.grant()])) == ["deleted a", "done"]
 
 
+@pytest.mark.parametrize("granted", [True, False])
+@pytest.mark.parametrize("has_approvals", [True, False])
+async def test_decision_for_an_agent_that_took_over_is_an_error_of_the_agent_that_handed_over(
+    *, has_approvals: bool, granted: bool
+) -> None:
+    """A decision that comes to the wrong agent is an error that names the right one, and no model is asked again."""
+    files = Files(silent)
+
+    async def remove(path: str) -> str:
+        """Remove a file."""
+        return f"removed {path}"
+
+    expert = ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools, alias="EXPERT", description="Knows.")
+    llm = ScriptedLLM([Step(tool_calls=[("handoff_to_expert", {})]), "I go on"])
+    own = [tool(remove, approve=silent)] if has_approvals else []
+    greeter = llm.agent(tools=[handoff(expert), *own], alias="GREETER")
+    async with MiniAgents():
+        first = await greeter.trigger("Hi")
+        question = first[-1]
+        assert isinstance(question, PendingApproval)
+        decision = question.grant() if granted else question.refuse("no")
+        with pytest.raises(ValueError, match=r"delete.* came to GREETER, which has no such tool: .*asked, EXPERT "):
+            await greeter.trigger(["Hi", *first, decision])
+        assert len(llm.calls) == 1
+        last = short(await expert.trigger(["Hi", *first, decision]))
+        assert (last[-1], files.deleted) == ("done", ["a"] if granted else [])
+        assert short(await greeter.trigger(["Hi", *first, decision, "What else?"]))[-1] == "I go on"
+
+
 @pytest.mark.parametrize("answered", [False, True])
 async def test_calls_of_the_caller_are_answered_beside_an_approval(answered: bool) -> None:
     """After an approval, the model goes on only if the caller has answered its own call in the same answer."""
