@@ -329,7 +329,7 @@ def miniagent(
 
 
 def raise_for_several_messages(call: str) -> NoReturn:
-    """Raise `TypeError` for messages that were given one by one; `call` is the begin of the line to write."""
+    """Raise `TypeError` for messages that were given one by one; `call` is the beginning of the line to write."""
     raise TypeError(f"Messages are one argument: write `{call}[first, second])`, not `{call}first, second)`")
 
 
