@@ -18,7 +18,7 @@ async def amain() -> None:
         print()
         await adialog_loop(
             user_agent=create_console_user_agent(chat_history=chat_history),
-            assistant_agent=create_openai_agent(model="gpt-5.4-mini"),
+            assistant_agent=create_openai_agent(model="gpt-4"),
         )
     except KeyboardInterrupt:
         print()
