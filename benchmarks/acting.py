@@ -59,8 +59,12 @@ async def benchmark(plan: Plan) -> Table:
             row: dict[str, Any] = {"units": 1, "unit": "us a run", "base_name": "by hand on the SDK", "repeat": 20}
             base = by_hand.tools(client)
             await table.compare("2 requests, 3 calls", base, tools(client), plan, goal=1.0, **row)
-            limits = Limits(requests=10, output_tokens=100_000)
-            await table.compare("the same, with limits", base, tools(client, limits=limits), plan, goal=1.0, **row)
+            limited = tools(
+                client,
+                limits=Limits(requests=10, output_tokens=100_000),
+                stream_options={"include_usage": True},  # which limits of tokens need
+            )
+            await table.compare("the same, with limits", base, limited, plan, goal=1.0, **row)
             base = by_hand.output(client)
             await table.compare("an answer of a type", base, output(client), plan, goal=1.0, **row)
     async with MiniAgents():

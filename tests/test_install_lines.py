@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import miniagents
 from miniagents.errors import DISTRIBUTION, MissingExtraError, install_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +83,7 @@ def test_wrong_install_lines_are_refused(command: str, refused: list[str]) -> No
 
 
 def test_install_line_of_an_error_names_the_extra() -> None:
-    """The error of a missing package has the line that installs the extra, with the folder of the clone."""
-    assert install_line("openai", "console") == f"pip install '{ROOT}[openai,console]'"
+    """The error of a missing package has the line that installs the extra, with the clone if it is installed itself."""
+    is_clone = Path(miniagents.__file__).parent.parent == ROOT  # else a wheel is installed, as by tox
+    assert install_line("openai", "console") == f"pip install '{ROOT if is_clone else DISTRIBUTION}[openai,console]'"
     assert install_line("openai") in str(MissingExtraError.of("openai", "openai"))
