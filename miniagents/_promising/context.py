@@ -395,7 +395,8 @@ class PromisingContext(BoundToRun):
     def _report_unobserved(self, error: BaseException | None) -> None:
         """Raise the unobserved failures as a group; log them in the mode "log", or if the context is left by `error`.
 
-        A single failure that is no `Exception` is raised by itself. Afterwards, no failure counts as unobserved.
+        `error` itself is not logged. A single failure that is no `Exception` is raised by itself; with such a failure
+        among several, the group is a `BaseExceptionGroup`. Afterwards, no failure counts as unobserved.
         """
         failures = list(self._unobserved.values())
         self._unobserved.clear()

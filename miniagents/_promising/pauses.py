@@ -156,7 +156,10 @@ class Pauses:
         return now - self._since <= step.share and step.spent <= _MOST_SECONDS
 
     def _enter(self, step: _Step, streams: int) -> None:
-        """Count pumps and readers in a step; one that shares it looks twice in its part of the time."""
+        """Count `streams` more pumps and readers in a step, and note that this one works in it.
+
+        With two or less in the last step, it looks at the clock once in its part of the time, and twice with more.
+        """
         self._number = step.enter(streams)
         self._longest = step.share if step.share == _ALONE_SECONDS else step.share / 2
 

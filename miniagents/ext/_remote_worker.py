@@ -448,7 +448,7 @@ class RunningCall:
         """Send the rest and the end of the call; return when all is stored, or another process has ended the call.
 
         Args:
-            error: the error of a call that could not be made.
+            error: the error of a call that could not be made, which is sent as its end; None if the call was made.
         """
         self._done = {"k": "done", "s": "ok"}
         if error is not None:

@@ -184,7 +184,7 @@ class _Calls:
         return answer
 
     def _request_body(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """Return the arguments of a call as JSON: all of them by name, defaults included.
+        """Return the arguments of a call as JSON, each by its name, defaults included, but without `self` or `cls`.
 
         They stand under a key of their own, because matching ignores some names at the top of a body.
 

@@ -348,9 +348,9 @@ class Session:
             yield self.settings.match.key(method, uri, body)
 
     def _found(self, found: tuple[int, Interaction] | None) -> Place | None:
-        """Return the place of what `find` gave, a new one for a recording of this session, and count it as played.
+        """Count what `find` gave as played, and return its place; return None if `find` gave None.
 
-        Return None if `find` gave None.
+        What this session has recorded is not in the index, so that it gets a new place at each call.
         """
         if found is None:
             return None

@@ -381,7 +381,13 @@ def test_approver_must_need_no_arguments() -> None:
 
 
 async def test_agent_as_a_tool_can_need_an_approval() -> None:
-    """An agent that is a tool with `approve=` runs, as a function does, when its approver grants the call."""
+    """An agent that is a tool with `approve=` runs, as a function does, when its approver was asked and granted it."""
+    asked: list[Any] = []
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        asked.append(await ctx.message_promises)
+        ctx.reply(granting.trigger(ctx.message_promises))
 
     @miniagent
     async def cleaner(ctx: InteractionContext, folder: str) -> None:
@@ -390,8 +396,9 @@ async def test_agent_as_a_tool_can_need_an_approval() -> None:
 
     llm = ScriptedLLM([Step(tool_calls=[("cleaner", {"folder": "x"})]), "done"])
     async with MiniAgents():
-        replies = await llm.agent(tools=[tool(cleaner, approve=granting)]).trigger("Hi")
+        replies = await llm.agent(tools=[tool(cleaner, approve=approver)]).trigger("Hi")
     assert short(replies[1:]) == ["cleaned x", "done"]
+    assert len(asked) == 1
 
 
 # --- law 23: no decision

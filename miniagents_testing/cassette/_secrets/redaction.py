@@ -555,7 +555,9 @@ _DECODERS = {"br": "brotli", "zstd": "zstandard"}
 
 
 def leaks_of(interaction: Interaction, known: Mapping[str, str]) -> Iterator[Leak]:
-    """Yield the parts of an interaction that have a known value, and bodies that cannot be decompressed.
+    """Yield a leak for each spelling of a known value in each part of an interaction; equal ones may come again.
+
+    Yield one for each body that cannot be decompressed, too.
 
     Args:
         interaction: as it would be written.

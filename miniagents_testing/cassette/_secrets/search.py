@@ -176,7 +176,12 @@ class Search:
 
     @staticmethod
     def _of_texts(texts: Sequence[Text], edits: Iterable[tuple[int, Edit]]) -> Iterator[Edit]:
-        """Yield edits of texts as edits of the body that has these texts; each comes with the number of its text."""
+        """Yield edits of the body that has these texts, made of edits of the texts; those of one text are merged first.
+
+        Args:
+            texts: of the body.
+            edits: each with the number of the text that it changes.
+        """
         found: defaultdict[int, list[Edit]] = defaultdict(list)
         for number, edit in edits:
             found[number].append(edit)

@@ -402,7 +402,11 @@ class _Frame:
 
     @property
     def path(self) -> str:
-        """Path from the event or document down to this object or array. Ask after its end, as `index` may come last."""
+        """Path from the event or document down to this object or array.
+
+        An object in an array stands under its own field `index`, if it has one. That field may come last, and the first
+        answer is kept, so ask after the end of the object.
+        """
         if self._path is None:
             own = self.name
             if self.parent is not None and self.parent.is_list and self.index:

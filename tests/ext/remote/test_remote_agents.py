@@ -613,7 +613,7 @@ async def test_R3_silent_worker_is_lost_for_all_readers_and_gets_the_cancel() ->
 
 
 @in_virtual_time
-async def test_R4_blocked_caller_and_lost_beats_lose_no_call() -> None:
+async def test_R4_lost_signs_of_life_lose_no_call() -> None:
     """A worker whose signs of life pause for less than a lease is not lost."""
     broker = MemoryBroker()
     async with worker(broker, talker, lease=4), MiniAgents():
@@ -850,7 +850,7 @@ def test_R9_urls_that_nats_py_takes_are_taken(url: str) -> None:
 
 
 async def test_R9_serve_and_remote_refuse_wrong_arguments() -> None:
-    """Wrong agents, aliases and numbers are refused with an error that says what to do."""
+    """Wrong agents, aliases, numbers and ids of calls, and a `serve` outside of a run, raise errors of fitting types."""
 
     @miniagent
     async def with_id(ctx: InteractionContext, call_id: str = "") -> None: ...

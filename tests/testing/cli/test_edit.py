@@ -105,10 +105,13 @@ def test_reseal_restores_the_entry_that_plain_vcrpy_drops(
     assert load(conversation) == before
 
 
-def test_reseal_keeps_the_waits_of_events_when_one_is_added(
+def test_reseal_keeps_waits_by_place_when_an_event_is_added(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """After an event was added, `edit --reseal` keeps the waits of the other events, and drops cuts inside events."""
+    """After an event was added, `edit --reseal` gives the n-th event the wait of the former n-th, and 0 to the last.
+
+    Cuts inside events are dropped.
+    """
     path = tmp_path / "c.yaml"
     answer = kit.answer("One", "Two", "Three")
     first, *others = answer.chunks

@@ -237,7 +237,7 @@ def test_it(ready):
 
 
 def test_shared_fixture_is_not_affected_in_tests_without_a_cassette(project: Project, server: Server) -> None:
-    """A shared fixture of tests without a cassette sends its requests as it would without the plugin."""
+    """The request of a module's fixture reaches the server if only tests without a cassette use the fixture."""
     source = """
 @pytest.fixture(scope="module")
 def index():

@@ -78,7 +78,7 @@ class ResponsesSession(Session):
     def _process(self, data: dict[str, Any], name: str) -> str:
         """Process one event of any type, and return the text that it adds to the answer; "" while text is withheld.
 
-        Ignore an event that repeats the one before.
+        Ignore an event with a `sequence_number` that repeats the one before. Events without a number always count.
 
         Raises:
             LLMError: the event reports an error of the provider, or a failed or cancelled response.
