@@ -161,7 +161,7 @@ def load_edited(path: str | os.PathLike[str]) -> tuple[list[Interaction], list[s
             body = b"".join(chunk.data for chunk in interaction.response.chunks)
         if warned:
             changes.append(
-                f"interaction {number}: its chunk map does not fit; the n-th event gets the moment of the former n-th event"
+                f"interaction {number}: its chunk map does not fit; the n-th event gets the moment of the former n-th"
             )
             stream = entry["response"]["stream"]
             chunks = chunkmap.refitted(stream["chunks"], body, ends_of(stream, f"{path}, interaction {number}"))

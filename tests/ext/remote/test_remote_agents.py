@@ -850,7 +850,7 @@ def test_R9_urls_that_nats_py_takes_are_taken(url: str) -> None:
 
 
 async def test_R9_serve_and_remote_refuse_wrong_arguments() -> None:
-    """Wrong agents, aliases, numbers and ids of calls, and a `serve` outside of a run, raise errors of fitting types."""
+    """Wrong agents, aliases, numbers and ids of calls, and a `serve` outside of a run, raise fitting errors."""
 
     @miniagent
     async def with_id(ctx: InteractionContext, call_id: str = "") -> None: ...
