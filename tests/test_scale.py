@@ -156,16 +156,19 @@ async def test_call_creates_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_waiting_call_keeps_few_objects_alive() -> None:
-    """A call and its reader in a `gather` keep at most 27 objects alive that the garbage collector must visit."""
+    """A call and its reader in a `gather` keep at most 25 objects alive that the garbage collector must visit."""
+
+    def count() -> int:
+        """Return the number of objects, without the interpreter's nodes of context variables: others set some, too."""
+        gc.collect()
+        return sum(not type(each).__name__.startswith("hamt") for each in gc.get_objects())
 
     async def alive() -> float:
         """Return the number of objects for each of 1,000 unfinished calls."""
-        gc.collect()
-        before = len(gc.get_objects())
+        before = count()
         calls = asyncio.gather(*[echo.trigger(message) for _ in range(1_000)])
         await asyncio.sleep(0)
-        gc.collect()
-        added = len(gc.get_objects()) - before
+        added = count() - before
         await calls
         await asyncio.sleep(0)  # until the context has forgotten the tasks
         return added / 1_000
@@ -173,7 +176,7 @@ async def test_waiting_call_keeps_few_objects_alive() -> None:
     message = Message("text")
     async with MiniAgents():
         await alive()
-        assert round(await alive()) <= 27
+        assert round(await alive()) <= 25
 
 
 async def test_C19_agent_can_reply_lists_nested_100_000_deep() -> None:
