@@ -296,7 +296,7 @@ class EndedRequest:
         usage: the numbers of tokens; None if they did not come.
         complete: True if the answer is complete.
         price: the prices.
-        answer: words for the answer in errors, with model and agents.
+        aliases: the agents from the sender up to the outermost caller, for errors.
         asked: True if the request asked for its usage by `stream_options`.
     """
 
@@ -309,7 +309,7 @@ class EndedRequest:
         complete: bool,
         price: Price,
         *,
-        answer: str,
+        aliases: tuple[str, ...],
         asked: bool,
     ) -> None:
         self.models: tuple[str, ...] = models
@@ -325,6 +325,7 @@ class EndedRequest:
         """Prices to ask later; None if the cost is known by now, or known to be unknown."""
         self.cost: float | None = None
         if complete and missing:
+            answer = f"The answer of the model {models[0]!r} to {' <- '.join(aliases)}"
             why = f"{answer} came without its {' and '.join(map(_WORDS.__getitem__, missing))}. " + (
                 "The request asked for them by stream_options, so the server ignores that"
                 if asked
@@ -386,8 +387,7 @@ class RequestMeter:
         def end(answered: str | None, usage: Usage | None, complete: bool) -> None:
             """Add tokens and cost of a request to all totals, at the price of the answering or the asked model."""
             models = (model,) if answered is None or answered == model else (answered, model)
-            answer = f"The answer of the model {models[0]!r} to {' <- '.join(self._aliases)}"
-            request = EndedRequest(models, usage, complete, self._price, answer=answer, asked=asks_for_usage)
+            request = EndedRequest(models, usage, complete, self._price, aliases=self._aliases, asked=asks_for_usage)
             for level in self._levels:
                 level.totals.end(level.path, request)
 
