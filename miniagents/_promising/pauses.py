@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+FIRST_READ = 64
+"""Number of unread pieces up to which a reader takes them all before its first look at the clock."""
+MOST_READ_PER_LOOK = 2_048
+"""Greatest number of pieces that a reader takes between two looks at the clock, in about 0.1 ms."""
+
 _SHARED_SECONDS = 0.002
 """Seconds of a step of the loop that its busy pumps and readers share."""
 _ALONE_SECONDS = _SHARED_SECONDS / 2

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 from miniagents._promising.context import BoundToRun, drop_engine_frames
 from miniagents._promising.freezing import freeze
-from miniagents._promising.pauses import Pauses
+from miniagents._promising.pauses import FIRST_READ, MOST_READ_PER_LOOK, Pauses
 from miniagents._promising.promise import Cell, Promise, Spelling
 from miniagents.errors import INTERRUPTS, AppenderClosedError, is_failure
 
@@ -38,10 +38,6 @@ MOST_AHEAD = 64
 """Greatest number of pieces that a source on demand is ahead of its fastest reader."""
 _MOST_PER_LOOK = 512
 """Greatest number of pieces of a source between two looks at the clock."""
-_FIRST_READ = 64
-"""Number of unread pieces up to which a reader takes them all before its first look at the clock."""
-_MOST_READ_PER_LOOK = 2_048
-"""Greatest number of pieces that a reader takes between two looks at the clock, in about 0.1 ms."""
 _MOST_PER_BATCH = 65_536
 """Greatest number of pieces in a list for a reader of batches: to copy more takes too long."""
 
@@ -248,7 +244,7 @@ class StreamCell(Cell[W], Generic[P, W]):
         yield promise
         pieces, position = self.pieces, 0
         pauses: Pauses | None = None
-        turn = _FIRST_READ
+        turn = FIRST_READ
         while True:
             done = self.done
             if position < len(pieces):
@@ -258,7 +254,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                     continue
                 if len(pieces) - position > turn:
                     if pauses is None:
-                        pauses = Pauses(turn, _MOST_READ_PER_LOOK)
+                        pauses = Pauses(turn, MOST_READ_PER_LOOK)
                     else:
                         turn = pauses.look() or await pauses.pause()
                     for piece in pieces[position : position + turn]:

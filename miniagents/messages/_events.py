@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import from_json
 
-from miniagents._promising.pauses import Pauses
+from miniagents._promising.pauses import FIRST_READ, MOST_READ_PER_LOOK, Pauses
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,11 +79,6 @@ StoredEvent = ReasoningDelta | RefusalDelta | ToolCallDelta | ToolCallReady | An
 STORED_EVENTS: Final = (ReasoningDelta, RefusalDelta, ToolCallDelta, ToolCallReady, AnswerRestarted)
 MessageEvent = TextDelta | StoredEvent | AnswerFinished
 
-_FIRST_READ: Final = 64
-"""Number of unread tokens up to which a reader takes them all before its first look at the clock."""
-_MOST_PER_LOOK: Final = 2_048
-"""Greatest number of tokens that a reader takes between two looks at the clock."""
-
 # A frozen dataclass takes twice as long to make by its constructor, and a reader makes one for each token.
 _set_text: Final = TextDelta.__dict__["text"].__set__
 
@@ -100,7 +95,7 @@ async def read_events(cell: MessageCell, promise: object) -> AsyncIterator[Any]:
     """
     yield promise
     pieces, position, next_event = cell.pieces, 0, 0
-    pauses, turn = Pauses(_FIRST_READ, _MOST_PER_LOOK), _FIRST_READ
+    pauses, turn = Pauses(FIRST_READ, MOST_READ_PER_LOOK), FIRST_READ
     make, set_text = object.__new__, _set_text
     while True:
         done = cell.done

@@ -433,6 +433,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 _WIDTHS = {scope: width for width, scope in enumerate(("function", "class", "module", "package", "session"))}
 
 
+def _given_to_tests(session: Session, request: pytest.FixtureRequest) -> Iterator[Session]:
+    """Yield the session to the tests that share it; then note in the session if one of them has failed."""
+    failed_before = request.session.testsfailed
+    yield session
+    session.shared_by_failed_test = request.session.testsfailed > failed_before
+
+
 @pytest.fixture(scope="module")
 def module_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     """Open the cassette that the fixtures of a module share, `<module>/module.yaml`, and return its session.
@@ -443,9 +450,7 @@ def module_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     node = request.node
     path = node.path.parent / request.config.getini("miniagents_cassette_dir") / node.path.stem / "module.yaml"
     with open_cassette(request, "module_cassette", path, node, width=_WIDTHS["module"], unplayed="ignore") as session:
-        failed_before = request.session.testsfailed
-        yield session
-        session.shared_by_failed_test = request.session.testsfailed > failed_before
+        yield from _given_to_tests(session, request)
 
 
 @pytest.fixture(scope="session")
@@ -460,9 +465,7 @@ def session_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     nodes = config.stash[current_item].listchain()
     root = next((node for node in nodes if node.path == config.rootpath and node.parent), request.session)
     with open_cassette(request, "session_cassette", path, root, width=_WIDTHS["session"], unplayed="ignore") as session:
-        failed_before = request.session.testsfailed
-        yield session
-        session.shared_by_failed_test = request.session.testsfailed > failed_before
+        yield from _given_to_tests(session, request)
 
 
 @pytest.hookimpl(wrapper=True, specname="pytest_fixture_setup")
