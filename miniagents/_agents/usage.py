@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents.errors import LimitExceededError, PriceUnknownError, UsageUnknownError, install_line
 from miniagents.messages import Usage
@@ -297,7 +297,7 @@ class EndedRequest:
         complete: True if the answer is complete.
         price: the prices.
         aliases: the agents from the sender up to the outermost caller, for errors.
-        asked: True if the request asked for its usage by `stream_options`.
+        asks_for_usage: returns True if the request asked for its usage by `stream_options`.
     """
 
     __slots__ = ("cost", "counts", "is_known", "listed", "models", "unmeasured")
@@ -310,7 +310,7 @@ class EndedRequest:
         price: Price,
         *,
         aliases: tuple[str, ...],
-        asked: bool,
+        asks_for_usage: Callable[[], bool],
     ) -> None:
         self.models: tuple[str, ...] = models
         missing = [name for name in ("input_tokens", "output_tokens") if getattr(usage, name, None) is None]
@@ -328,7 +328,7 @@ class EndedRequest:
             answer = f"The answer of the model {models[0]!r} to {' <- '.join(aliases)}"
             why = f"{answer} came without its {' and '.join(map(_WORDS.__getitem__, missing))}. " + (
                 "The request asked for them by stream_options, so the server ignores that"
-                if asked
+                if asks_for_usage()
                 else 'Many servers send them if a streamed chat completion asks: stream_options={"include_usage": True}'
             )
             self.unmeasured = dict.fromkeys([*missing, "cost"], why)
@@ -338,16 +338,17 @@ class EndedRequest:
             self.cost = price_of(price, models, usage)
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(NamedTuple):
     """One call in the chain of callers of a request, or a run around them."""
 
     totals: UsageTotals
     limits: Limits | None
     path: tuple[str, ...]
-    """Aliases of the agents from the sender of the request up to this level."""
-    name: str
-    """Name in errors."""
+    """Aliases of the agents from the sender of the request up to this call, or up to the outermost call of this run."""
+    is_run: bool
+
+    def __str__(self) -> str:
+        return "the run" if self.is_run else f"the call of {self.path[-1]}"
 
 
 class RequestMeter:
@@ -366,12 +367,12 @@ class RequestMeter:
         self._aliases = aliases
         self._price = price
 
-    def begin(self, model: str, asks_for_usage: bool) -> EndRequest:
+    def begin(self, model: str, asks_for_usage: Callable[[], bool]) -> EndRequest:
         """Check all limits, count a request that is about to be sent, and return the function to call at its end.
 
         Args:
             model: the model that is asked.
-            asks_for_usage: True if the request asks for its usage by `stream_options`; for errors.
+            asks_for_usage: returns True if the request asks for its usage by `stream_options`; called for errors.
 
         Raises:
             LimitExceededError: a total has reached its limit; the request is not counted.
@@ -387,7 +388,9 @@ class RequestMeter:
         def end(answered: str | None, usage: Usage | None, complete: bool) -> None:
             """Add tokens and cost of a request to all totals, at the price of the answering or the asked model."""
             models = (model,) if answered is None or answered == model else (answered, model)
-            request = EndedRequest(models, usage, complete, self._price, aliases=self._aliases, asked=asks_for_usage)
+            request = EndedRequest(
+                models, usage, complete, self._price, aliases=self._aliases, asks_for_usage=asks_for_usage
+            )
             for level in self._levels:
                 level.totals.end(level.path, request)
 
@@ -411,7 +414,7 @@ class RequestMeter:
             if no_price or (totals.cost is None and "cost" not in totals._unmeasured):
                 what = f"the model {model!r}" if no_price else "an earlier request"
                 raise PriceUnknownError(
-                    f"The price of {what} is not known, so the cost limit of {level.name} cannot be checked, and the "
+                    f"The price of {what} is not known, so the cost limit of {level} cannot be checked, and the "
                     f"request was not sent. Install prices with: {install_line('prices')}, or give "
                     f"MiniAgents(price=) a function that knows it",
                     model=model,
@@ -421,7 +424,7 @@ class RequestMeter:
             if limit is not None and number is not None and number >= limit:
                 trace = " <- ".join(self._aliases)
                 raise LimitExceededError(
-                    f"The limit of {limit} {_WORDS[name]} is reached in {level.name}: {totals}. The next request was "
+                    f"The limit of {limit} {_WORDS[name]} is reached in {level}: {totals}. The next request was "
                     f"not sent. Agents: {trace}",
                     limit=name,
                     value=limit,
@@ -430,7 +433,7 @@ class RequestMeter:
                 )
             if limit is not None and name in totals._unmeasured:
                 raise UsageUnknownError(
-                    f"The limit of {limit} {_WORDS[name]} of {level.name} cannot be checked, so the next request was "
+                    f"The limit of {limit} {_WORDS[name]} of {level} cannot be checked, so the next request was "
                     f"not sent. {totals._unmeasured[name]}. Without these numbers, limit the requests: "
                     f"Limits(requests=...)",
                     limit=name,
@@ -516,12 +519,12 @@ class CountedCall:
         while isinstance(scope, CountedCall):
             aliases.append(str(scope))
             path = tuple(aliases)
-            levels.append(Level(scope.usage, scope.limits, path, f"the call of {scope}"))
+            levels.append(Level(scope.usage, scope.limits, path, False))
             outer = scope.caller.run_context if isinstance(scope.caller, CountedCall) else None
             context: PromisingContext | None = scope.run_context
             while context is not outer and context is not None:
                 if isinstance(context, CountedRun):
-                    levels.append(Level(context.usage, context.limits, path, "the run"))
+                    levels.append(Level(context.usage, context.limits, path, True))
                     prices += [context.price] if context.price is not None else []
                 context = context.parent
             scope = scope.caller

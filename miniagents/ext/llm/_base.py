@@ -16,7 +16,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -167,16 +167,28 @@ def _without_retries(client: Any) -> _Client:
 
 def has_replaced_methods(client: Any) -> bool:
     """Return True if a method of the client object, or of its resources such as `client.chat`, was replaced."""
-    resources = type(client).__module__.partition(".")[0] + ".resources."
     objects = [client]
     for each in objects:
-        kind = type(each)
-        for name, value in getattr(each, "__dict__", {}).items():
-            if isinstance(getattr(kind, name, None), FunctionType):
-                return True
-            if name[0] != "_" and type(value).__module__.startswith(resources):
-                objects.append(value)
+        kind: type = type(each)
+        methods, properties = _methods_and_properties(kind)
+        attributes = getattr(each, "__dict__", {})
+        if not methods.isdisjoint(attributes):
+            return True
+        objects += [attributes[name] for name in properties if name in attributes]
     return False
+
+
+@lru_cache(maxsize=64)
+def _methods_and_properties(kind: type) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the names of the methods of a class, and of its properties that keep their value in the object.
+
+    Each request needs these names, and collecting them takes longer than to write the request.
+    """
+    members: dict[str, Any] = {}
+    for each in reversed(kind.__mro__):
+        members |= vars(each)
+    methods = frozenset(name for name, member in members.items() if isinstance(member, FunctionType))
+    return methods, tuple(name for name, member in members.items() if isinstance(member, cached_property))
 
 
 OPENAI_ALIAS = "OPENAI_AGENT"
@@ -440,7 +452,7 @@ class ProviderAdapter(ABC):
                 new_session=new_session,
                 slot=partial(self.limits.slot, max_concurrent_requests),
                 streamed=streamed,
-                asks_for_usage=_asks_for_usage(arguments),
+                asks_for_usage=partial(_asks_for_usage, arguments),
                 retry=NO_RETRY if retry is None else retry,
                 stall_timeout=stall_timeout,
                 redactor=redactor,

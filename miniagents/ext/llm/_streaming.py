@@ -367,8 +367,8 @@ class LLMCall:
     """Function that returns a context, which holds one slot of the limit of concurrent requests."""
     streamed: bool
     """True if a stream is asked for."""
-    asks_for_usage: bool
-    """True if the request asks for its usage by `stream_options`."""
+    asks_for_usage: Callable[[], bool]
+    """Function that returns True if the request asks for its usage by `stream_options`."""
     retry: Retry
     stall_timeout: float | None
     """Seconds without progress after which a stream is given up; None for no limit."""
