@@ -5,7 +5,7 @@
 The program forks a process for each pair of a point and an end, one after the other, and writes a line of JSON each:
 the status of the process, the seconds until it was gone (on the clock, and of CPU time), the clean-ups that began and
 did not run, its standard error, and the points that it reached. An end is the name of a signal or of an exception,
-"nothing", or two signals: then clean-ups hang, and the second signal comes while they do.
+"nothing", or two signals: then clean-ups hang, and the second signal comes while they hang.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def send_second_signal(number: int) -> None:
 
 
 async def cleaning_up() -> None:
-    """Wait for a moment as a clean-up does, or hang if a second signal is to come."""
+    """Wait briefly, as a clean-up does; hang if two signals end the program, and the first one has come."""
     await (asyncio.Event().wait() if stopped_at and " " in end_with else asyncio.sleep(0.001))
 
 
 @contextlib.contextmanager
 def clean_up(name: str) -> Iterator[None]:
-    """Run a block whose clean-up must run: note its name until the block has ended."""
+    """List `name` in `open_clean_ups` until the block has ended; a name that stays there means a skipped clean-up."""
     open_clean_ups.append(name)
     try:
         yield
@@ -141,7 +141,7 @@ async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:
 
 @miniagent
 async def boss(ctx: InteractionContext) -> None:
-    """Call other agents, and wait for them in every way there is."""
+    """Call other agents, and wait in a task group, in a timeout, in `wait_for`, and at the end by replying a call."""
     with clean_up("boss"):
         async with asyncio.TaskGroup() as group:
             for name in ("one", "two"):
@@ -201,7 +201,7 @@ async def amain(folder: Path) -> None:
 
 
 def run(name: str, end: str) -> None:
-    """Run the program in this process, with one point and one end."""
+    """Run the program in this process, and end it at the point `name` in the way `end`."""
     global stop_at, end_with
     stop_at, end_with = name, end
     with tempfile.TemporaryDirectory() as folder:
@@ -209,7 +209,7 @@ def run(name: str, end: str) -> None:
 
 
 def main(cases: list[tuple[str, str]]) -> None:
-    """Run all cases; each child process ends as its own program would, with the interpreter's traceback and status."""
+    """Run each case in a forked process, which ends as a program of its own would, and print its line of JSON."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets background jobs ignore SIGINT
     gc.freeze()  # a child ends four times as fast when the collector skips the modules at its end
     for name, end in cases:

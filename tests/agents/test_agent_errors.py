@@ -35,7 +35,7 @@ async def test_C8_agent_error_comes_after_the_replies_before_it() -> None:
 
 
 async def test_agent_error_passes_through_agents_that_forward_replies() -> None:
-    """If agents forward a failing agent's replies, readers get its exception object, with its trace, in its place."""
+    """If agents forward a failing agent's replies, readers get the error after those, with a note of the callers."""
 
     @miniagent
     async def middle(ctx: InteractionContext, depth: int) -> None:
@@ -51,7 +51,10 @@ async def test_agent_error_passes_through_agents_that_forward_replies() -> None:
 
 @pytest.mark.parametrize("also_the_agent", [False, True])
 async def test_error_of_make_sure_to_wait_is_the_last_reply(also_the_agent: bool) -> None:
-    """A failed awaitable is the agent's last reply, and others run on; if the agent fails too, they are cancelled."""
+    """If an awaitable fails, its error ends the agent's replies, and other awaitables run on.
+
+    If the agent fails as well, the agent's own error ends the replies, and the other awaitables are cancelled.
+    """
     log: list[str] = []
 
     @miniagent
@@ -126,14 +129,14 @@ async def test_agent_error_after_an_early_finish_is_unobserved() -> None:
 
 
 async def test_cancelled_wait_keeps_the_errors_that_it_has_seen() -> None:
-    """An awaitable that failed before `await_now` was cut by a timeout fails a later wait, or else the replies."""
+    """If an awaitable fails before a timeout stops `await_now`, the next one, or else the replies, raise the error."""
 
     async def bad() -> None:
         raise Boom("early")
 
     @miniagent
     async def agent(ctx: InteractionContext, again: bool) -> None:
-        """Cut the wait for two awaitables after the first one has failed."""
+        """Stop the wait for two awaitables by a timeout, after the first one has failed."""
         slow = asyncio.get_running_loop().create_future()
         ctx.make_sure_to_wait(bad())
         ctx.make_sure_to_wait(slow)
@@ -170,7 +173,7 @@ async def test_early_finish_waits_for_awaitables_unless_await_now_is_false() -> 
 
 
 async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
-    """With `errors_as_messages`, errors and timeouts are the last reply; `StopDialog` and cancellations are raised."""
+    """With `errors_as_messages`, an error or timeout is the last reply; `StopDialog` and cancellations are raised."""
 
     @miniagent
     async def stopping(ctx: InteractionContext) -> None:
@@ -197,7 +200,7 @@ async def test_errors_as_messages_turns_errors_into_error_messages() -> None:
 
 @pytest.mark.miniagents_virtual_time
 async def test_C12_timeout_cancels_the_agent() -> None:
-    """A call beyond its `timeout` gives the replies so far and a `TimeoutError` with its name.
+    """A call that takes longer than its `timeout` gives the replies so far and a `TimeoutError` with the agent's name.
 
     A `TimeoutError` that the agent raises itself is passed on unchanged.
     """
@@ -363,7 +366,7 @@ async def test_agent_error_comes_after_out_of_order_replies() -> None:
 
 
 class Own(BaseException):
-    """Exception of an application that `except Exception` does not catch."""
+    """Exception class of an application, which `except Exception` does not catch."""
 
 
 def fail_with_a_cause() -> NoReturn:
@@ -483,7 +486,7 @@ async def _up_to_the_error(promises: list[MessagePromise]) -> AsyncIterator[str]
 
 @pytest.mark.parametrize("place", ["in_an_agent", "in_what_is_waited_for", "in_an_agent_that_it_calls", "in_a_promise"])
 async def test_C30_unobserved_base_exception_is_raised_by_the_context(place: str) -> None:
-    """The context raises a `BaseException` that no reader got: alone as it is, with other errors in a group."""
+    """The context raises a `BaseException` that no reader got: unchanged if it is the only error, else in a group."""
     agent: MiniAgent[Any] = MiniAgent(getattr(Raising(), place))
     with pytest.raises(Own, match="the text"):
         async with MiniAgents():
@@ -641,7 +644,7 @@ async def test_unobserved_failure_that_was_passed_on_is_raised_once() -> None:
 
 @pytest.mark.parametrize("tokens", [False, True])
 async def test_error_that_a_reader_got_is_not_raised_again_if_the_agent_fails_with_it(tokens: bool) -> None:
-    """A caller that stops at a failed reply has observed the agent's own failure with that error, whenever it comes."""
+    """If a caller reads a forwarded error, the context does not raise it, even if the agent also fails with it."""
     read = asyncio.Event()
 
     @miniagent
@@ -665,7 +668,7 @@ async def test_error_that_a_reader_got_is_not_raised_again_if_the_agent_fails_wi
 
 @pytest.mark.parametrize("waits", [False, True])
 async def test_error_that_only_the_agent_got_is_raised_at_the_end(waits: bool) -> None:
-    """If a caller reads the replies before a failed one only, the error is raised at the end of the run."""
+    """If a caller stops reading before a failed reply, the context raises the error, even if the agent awaited it."""
 
     @miniagent
     async def passing_on(ctx: InteractionContext) -> None:

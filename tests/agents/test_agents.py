@@ -45,7 +45,7 @@ async def test_trigger_returns_replies_while_the_agent_runs() -> None:
 
 
 async def test_replies_end_after_the_awaitables_of_make_sure_to_wait() -> None:
-    """Replies of helpers given to `make_sure_to_wait` arrive after the function has returned, others do not."""
+    """An awaitable of `make_sure_to_wait` may reply after the agent returned; a call given to it is only awaited."""
     log: list[str] = []
 
     @miniagent
@@ -87,7 +87,7 @@ async def test_await_now_waits_for_awaitables_and_raises_their_error() -> None:
         assert await texts(agent.trigger()) == ["went on"]
 
 
-async def test_await_now_may_be_cut_by_a_timeout() -> None:
+async def test_await_now_may_be_stopped_by_a_timeout() -> None:
     """If a timeout ends `await_now`, the awaitables go on, and the end of the replies still waits for them."""
     go_on = asyncio.Event()
 
@@ -166,7 +166,7 @@ async def test_call_sends_messages_out_of_order() -> None:
 
 
 async def test_unfinished_call_is_finished_when_its_caller_ends() -> None:
-    """A call that its caller left open is finished when the caller (an agent that returns or fails, the body) ends."""
+    """A call left open is finished when its caller ends: an agent that returns or fails, or the context's body."""
     calls: list[AgentCall] = []
     seen: list[list[str]] = []
 
@@ -191,7 +191,7 @@ async def test_unfinished_call_is_finished_when_its_caller_ends() -> None:
 
 
 async def test_open_call_is_finished_when_its_handle_is_collected() -> None:
-    """In an activated context, a call whose `AgentCall` is dropped is finished, and its agent ends, in a thread too."""
+    """In an activated context, garbage collection of an `AgentCall`, in any thread, finishes the call and its agent."""
     ended: list[str] = []
 
     @miniagent
@@ -338,7 +338,7 @@ async def test_agent_trace_names_the_maker_of_a_call_and_not_its_reader() -> Non
 
 
 async def test_failure_of_a_call_on_demand_is_raised_by_the_context_of_its_maker() -> None:
-    """If a reader in an inner context stops before a call on demand fails, the outer context, which made it, raises."""
+    """If a call of an outer context, read in an inner one, fails unobserved, the outer context raises the error."""
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
             replies = failing.trigger(start_soon=False)

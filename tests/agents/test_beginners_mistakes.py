@@ -301,7 +301,7 @@ def test_second_run_of_a_context_leaves_no_coroutine() -> None:
 
 
 async def test_promises_stay_what_they_were_for_other_code() -> None:
-    """A promise is true, no `Iterable`, and has no attribute that another library looks for by `hasattr`."""
+    """A promise is true, no `Iterable`, lacks attributes that libraries look for by `hasattr`, and refuses copies."""
     async with MiniAgents():
         given = Given()
         for promise in (given.replies, given.promise, given.number):
@@ -335,7 +335,7 @@ class Slow:
 
 @miniagent
 async def writer(ctx: InteractionContext, slow: Slow) -> None:
-    """Reply a message that was there before, and one that streams."""
+    """Reply a text, and then a message that streams."""
     ctx.reply("Here it comes:")
     ctx.reply(Message.promise(message_token_streamer=slow.tokens))
 
@@ -394,7 +394,7 @@ async def test_message_to_a_finished_call_says_what_finished_it(
 
 
 def test_method_as_an_agent_is_refused_with_the_three_ways_to_write_it() -> None:
-    """`@miniagent` on a method of a class is an error at once; for a bound method it makes an agent."""
+    """`@miniagent` on a method raises an error that shows other ways; a bound and a static method become agents."""
     with pytest.raises(
         TypeError, match=r"Team\.ask is a method: write `async def ask\(ctx\):` .*`miniagent\(team\.ask\)`"
     ):
@@ -427,7 +427,7 @@ def test_method_as_an_agent_is_refused_with_the_three_ways_to_write_it() -> None
     ],
 )
 def test_unknown_argument_of_a_run_names_the_nearest_one(name: str, said: str) -> None:
-    """A wrong keyword of `MiniAgents` is an error that names the class and all of its arguments."""
+    """A wrong keyword of `MiniAgents` raises an error with a similar one, if there is one, and with all arguments."""
     unknown: dict[str, Any] = {name: 3}
     with pytest.raises(TypeError, match=re.escape(said)):
         MiniAgents(**unknown)

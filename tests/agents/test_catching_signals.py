@@ -61,7 +61,7 @@ class Child:
         )
 
     def until(self, line: str) -> None:
-        """Wait for this line."""
+        """Read the next line of the output, and check that it is this line."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == f"{line}\n", self.process.communicate()[1]
 
@@ -114,7 +114,7 @@ except asyncio.CancelledError:
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("ignored", [False, True], ids=["default", "ignored"])
 def test_signal_interrupts_if_its_handler_returns_false(root: Path, run: str, ignored: bool) -> None:
-    """If the handler returns False, SIGINT interrupts as if it were not caught, also if the parent ignored it."""
+    """If the handler returns False, SIGINT interrupts as if not caught, even if the program began by ignoring it."""
     child = Child(root, run, "run(lambda: say('passed on') or False, signal.SIGINT)", ignored=ignored)
     child.until("ready")
     child.process.send_signal(signal.SIGINT)
@@ -137,7 +137,7 @@ def test_second_sigterm_ends_the_run_at_once(root: Path, run: str) -> None:
 @posix
 @pytest.mark.parametrize("run", ["run", "uvloop"])
 def test_second_signal_has_its_usual_effect_while_the_loop_is_blocked(root: Path, run: str) -> None:
-    """If code blocks the loop, the handler cannot be called: the next signals interrupt the program."""
+    """If code blocks the loop, so that the handler cannot run, a further signal interrupts the program."""
     child = Child(
         root,
         run,
@@ -167,7 +167,7 @@ run(handler, signal.SIGINT)
 
 @posix
 async def test_handler_that_was_replaced_is_back_after_the_block() -> None:
-    """After the block the former handler is in place, in whichever order two blocks are left."""
+    """After two `catch_signal` blocks the former handler is back; if the first is left first, the second's stays."""
     before = signal.getsignal(signal.SIGUSR1)
     seen: list[str] = []
 

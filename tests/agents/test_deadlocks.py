@@ -103,7 +103,7 @@ async def test_C10_ring_of_agents_raises_deadlock_error_with_their_names(length:
 async def test_ring_of_agents_that_read_one_by_one_logs_a_warning_with_their_names(
     length: int, wait: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A ring of agents that read messages one by one is logged only, because another task may still send a message."""
+    """A ring of agents that read one by one only logs a warning, because another task may still send a message."""
     async with MiniAgents():
         replies = await ring(length, wait)
         await steps(50)

@@ -196,7 +196,7 @@ def test_agent_does_not_evaluate_annotations() -> None:
 
 
 async def test_agent_with_variable_keyword_arguments_takes_any_but_its_context() -> None:
-    """A function with `**kwargs` takes any keyword argument but its context's name, also if it wraps a narrower one."""
+    """A function with `**kwargs` takes any keyword but its context's name; of a wrapper, its own signature counts."""
 
     @functools.wraps(with_words)
     async def wrapper(*args: Any, **kwargs: Any) -> None:

@@ -134,7 +134,7 @@ async def test_observer_is_entered_in_the_task_of_the_agent_before_its_function(
 
 
 async def test_operation_of_an_agent_says_what_it_was_asked_and_replied() -> None:
-    """`asked` has the description, the messages and the arguments of the agent; `result` is its last reply."""
+    """An agent's operation has description, messages and arguments in `asked`, and the last reply in `result`."""
     recorder = Recorder()
 
     @miniagent(description="Greets.")
@@ -188,7 +188,7 @@ async def test_observer_cannot_drop_an_error() -> None:
 
 
 async def test_cancelled_agent_is_left_with_the_cancellation(caplog: pytest.LogCaptureFixture) -> None:
-    """The observer gets the `CancelledError` of a cancelled agent; one that has not begun is not observed."""
+    """The observer gets a cancelled agent's `CancelledError`, and nothing of one cancelled before its first step."""
     recorder = Recorder()
 
     @miniagent
@@ -237,7 +237,7 @@ def test_agent_that_is_closed_without_its_loop_is_left_once(caplog: pytest.LogCa
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_request_is_one_operation_with_its_retries(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The observer of a request covers its repetitions, and gets tokens, the end of each attempt, and the answer."""
+    """A request and its retries are one operation, with tokens, an `AnswerRestarted` for each retry, and the answer."""
     recorder = Recorder()
     llm = ScriptedLLM([Failure(529), Failure(500), Step("Hello, you", first_wait=0.001)])
     agent = agent_of(llm, kind, alias="WRITER", system="Be brief.", temperature=0.5).fork(retry=SOON)
@@ -256,7 +256,7 @@ async def test_request_is_one_operation_with_its_retries(kind: str, caplog: pyte
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_operation_of_a_request_says_what_is_sent(kind: str) -> None:
-    """`asked` has the messages and settings of the request, frozen, and no header, where keys are."""
+    """A request's operation has messages and settings in `asked`, read-only, and no headers, as these contain keys."""
     recorder = Recorder()
     agent = agent_of(ScriptedLLM("Hello"), kind, system="Be brief.", temperature=0.5, tools=[search])
     async with MiniAgents(observers=[recorder]):
@@ -302,7 +302,7 @@ async def test_failed_request_is_left_with_its_error_and_partial_answer(kind: st
 async def test_abandoned_stream_is_left_once(
     kind: str, on_demand: bool, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When a stream is abandoned, its observer is left once for each operation, in the observer's own context."""
+    """If a stream is abandoned, the observer is left once for each operation, in the context where it was entered."""
     recorder = Recorder()
     agent = agent_of(ScriptedLLM(Step("one two three", gap=0.001, after=3, then="hold")), kind, alias="WRITER")
     with pytest.raises(Boom):
@@ -346,7 +346,7 @@ async def test_reader_sees_no_variable_of_an_observer() -> None:
 
 
 async def test_answer_without_a_reader_does_not_hold_its_agent() -> None:
-    """An agent whose answer waits for its first reader ends without it; the request is observed when it is sent."""
+    """An agent whose answer is made on demand ends before the request, which is observed once a reader awaits it."""
     recorder = Recorder()
     async with MiniAgents(observers=[recorder], start_everything_soon_by_default=False):
         replies = agent_of(ScriptedLLM("Hello"), "chat", alias="WRITER").trigger("Hi")
@@ -362,7 +362,7 @@ async def test_answer_without_a_reader_does_not_hold_its_agent() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_calls_of_tools_are_operations_of_their_agent(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Each call of a tool is an operation with its arguments and its result; it ends with an error of the tool."""
+    """Each tool call is an operation with arguments and result, and ends with an error if the tool fails."""
     recorder = Recorder()
     llm = ScriptedLLM(
         [
@@ -391,7 +391,7 @@ async def test_calls_of_tools_are_operations_of_their_agent(kind: str, caplog: p
 
 
 async def test_agent_as_a_tool_works_for_the_call_of_the_tool() -> None:
-    """The parents of an agent that a model calls as a tool are the call of the tool and the model's agent."""
+    """If a model calls an agent as a tool, the agent's parent is the tool call, whose parent is the model's agent."""
     recorder = Recorder()
     llm = ScriptedLLM([Step(tool_calls=[("echo", {"message": "Hi"})]), "Done"])
     async with MiniAgents(observers=[recorder]):
@@ -400,8 +400,8 @@ async def test_agent_as_a_tool_works_for_the_call_of_the_tool() -> None:
     assert recorder["echo"].parent is recorder["BOSS"]
 
 
-async def test_cancelled_loop_leaves_its_tools_before_its_agent(caplog: pytest.LogCaptureFixture) -> None:
-    """The observer of an agent is left after those of the tools that are still stopping."""
+async def test_cancelled_tool_loop_leaves_its_tools_before_its_agent(caplog: pytest.LogCaptureFixture) -> None:
+    """If a tool loop is cancelled, the observer is left for each stopping tool before it is left for the agent."""
     recorder = Recorder()
     started = asyncio.Event()
 
@@ -427,7 +427,7 @@ async def test_cancelled_loop_leaves_its_tools_before_its_agent(caplog: pytest.L
 
 @pytest.mark.parametrize("victim", ["replies", "reader", "run"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loop_that_is_cancelled_at_any_step_is_left_once(
+def test_tool_loop_that_is_cancelled_at_any_step_is_left_once(
     kind: str, victim: str, caplog: pytest.LogCaptureFixture, effort: Callable[..., Any]
 ) -> None:
     """If replies, their reader or the run are cancelled at any step, the observer is left once for each operation."""
@@ -475,7 +475,7 @@ class FailingManager:
 
 
 def failing_observer(where: str, seen: list[Operation]) -> Observer:
-    """Return an observer that keeps the operations, and fails at a place."""
+    """Return an observer that appends each operation to `seen`, and fails at the place `where`."""
 
     def fail(piece: object) -> None:
         raise Boom(where)
@@ -500,7 +500,7 @@ def failing_observer(where: str, seen: list[Operation]) -> Observer:
 async def test_observer_that_fails_is_logged_once_and_off_for_the_run(
     kind: str, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Replies are the same, another observer goes on, and the log names the observer that failed once for a run."""
+    """If an observer fails, replies and other observers do not change; each run logs it once and calls it no more."""
 
     def llm() -> ScriptedLLM:
         return ScriptedLLM(
@@ -550,7 +550,7 @@ async def test_interrupt_in_an_observer_is_no_error_of_it() -> None:
 
 
 async def test_observe_observes_all_runs_that_begin_inside() -> None:
-    """`with observe(observer):` gives an observer to each run that begins in it, once for each operation."""
+    """Runs that begin in `with observe(observer):` give it each operation once, even if the observer is given twice."""
     recorder, other = Recorder(), Recorder()
     async with MiniAgents():
         with observe(recorder), observe(recorder), observe(other):
@@ -655,7 +655,7 @@ def test_operations_have_times_of_the_loop() -> None:
 
 
 def test_events_of_an_answer_come_to_the_observer() -> None:
-    """An observer gets the thoughts of a model and its calls, in their order among the tokens."""
+    """An observer gets the reasoning of a model before the tokens of its answer, in the order in which they came."""
     pieces: list[Any] = []
 
     def observer(operation: Operation) -> Any:

@@ -118,7 +118,7 @@ async def test_message_of_an_inner_context_goes_to_handlers_of_both_contexts() -
 
 
 async def test_overlapping_messages_are_persisted_without_a_deadlock() -> None:
-    """Tasks may persist messages with common parts, while the handler sends messages itself; each is stored once."""
+    """If tasks persist messages with shared sub-messages, and the handler sends messages, each one is stored once."""
     store = Store()
 
     async def handler(messages: tuple[Message, ...]) -> None:
@@ -175,7 +175,7 @@ async def test_apersist_messages_waits_for_another_task_that_persists_the_messag
 
 
 async def test_apersist_messages_does_not_wait_for_other_messages() -> None:
-    """A handler may wait for an agent that persists another message meanwhile: that one is stored first."""
+    """A handler may wait for an agent that persists another message: the other message is stored first."""
     store = Store()
     pending: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
 

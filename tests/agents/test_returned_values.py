@@ -39,7 +39,7 @@ async def test_returned_value_is_a_reply(returned: Any, replies: list[str]) -> N
 
 
 async def test_returned_value_is_the_last_reply() -> None:
-    """A returned value comes after all replies, those of awaitables that the agent makes sure to wait for included."""
+    """A returned value comes after all other replies, even those that awaitables of `make_sure_to_wait` send."""
 
     @miniagent
     async def agent(ctx: InteractionContext) -> str:
@@ -72,7 +72,7 @@ async def test_returned_value_is_replied_when_an_awaitable_fails() -> None:
 
 
 async def test_returned_stream_is_read_while_it_comes() -> None:
-    """A message promise in a list that an agent returns streams its tokens; replies of other agents in it come next."""
+    """A message promise in a returned list streams its tokens; another agent's replies in the list come after it."""
     go_on = asyncio.Event()
 
     async def words(_: dict[str, Any]) -> AsyncIterator[str]:
@@ -95,7 +95,7 @@ async def test_returned_stream_is_read_while_it_comes() -> None:
 
 @pytest.mark.parametrize("returned", [5, b"bytes", {1: "x"}, object(), ["fine", {1, 2}]])
 async def test_returned_value_that_cannot_be_sent_is_a_type_error_in_the_replies(returned: object) -> None:
-    """A value that cannot be sent fails the replies with a `TypeError` that names the agent, after the others."""
+    """If an agent returns a value that cannot be sent, its replies end with a `TypeError` that names the agent."""
 
     @miniagent
     async def adder(ctx: InteractionContext) -> Any:

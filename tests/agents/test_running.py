@@ -222,9 +222,9 @@ MiniAgents().run(amain())
 @pytest.mark.parametrize("loop", ["asyncio.SelectorEventLoop", "uvloop.new_event_loop"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_signal_wakes_a_waiting_loop_whose_wait_it_does_not_interrupt(root: Path, number: int, loop: str) -> None:
-    """A signal that another thread gets stops the program, though the main thread's wait in the loop goes on.
+    """A signal that reaches another thread ends the program, although it does not interrupt the main thread's wait.
 
-    A signal that comes just before that wait begins does not interrupt it, either.
+    It stands for a signal that comes just before that wait begins, which does not interrupt the wait, either.
     """
     child = Child(
         root,
@@ -450,7 +450,7 @@ MiniAgents().run(amain())
 
 
 async def amain() -> str:
-    """A program."""
+    """Ask an agent, and return the text of its reply, as the main function of a program."""
     (message,) = await echo.trigger("hello")
     return str(message)
 
@@ -499,7 +499,7 @@ async def test_arun_works_in_a_running_loop() -> None:
 
 
 def test_run_leaves_signal_handlers_of_the_application() -> None:
-    """`run` keeps a signal handler that the application has installed, and the handler gets the signal."""
+    """`run` leaves a signal handler that the application has installed in place, during the run and after it."""
 
     def mine(*_: object) -> None: ...
 

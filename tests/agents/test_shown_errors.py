@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @miniagent
 async def model(ctx: InteractionContext, tokens: tuple[str, ...], error: Exception | None = None) -> None:
-    """Reply one message that streams these tokens and may fail, as an LLM agent does."""
+    """Reply a message that streams these tokens and then raises `error`, if given, and a text after it."""
 
     async def stream(fields: dict[str, Any]) -> AsyncIterator[str]:
         fields["model"] = "m"
@@ -110,7 +110,7 @@ async def test_exception_among_the_replies_becomes_an_error_message() -> None:
 
 
 async def test_errors_of_an_async_iterable_become_error_messages() -> None:
-    """A message that fails in an async iterable is followed by its error, and so is what the iterable itself raises."""
+    """In a replied async iterable, an error message follows each failed message, and one stands for its own error."""
     async with MiniAgents(errors_as_messages=True):
 
         async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:

@@ -26,7 +26,7 @@ Cases = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def cases() -> Cases:
-    """Run the program in all cases from one process, and return the results by end."""
+    """Run the program in all cases from one process, and return the results, grouped by what ended the program."""
     chosen = [("", "nothing"), *((point, end) for end in ("SIGINT", "SIGTERM") for point in POINTS)]
     for point in ("one begins", "three begins", "lasting begins"):
         chosen += [(point, end) for end in ("SIGINT SIGINT", "SIGTERM SIGINT", "SIGINT SIGTERM")]
@@ -77,7 +77,7 @@ def test_C14_second_signal_ends_the_process_without_waiting_for_clean_ups(ends: 
 
 @pytest.mark.parametrize(("end", "status"), [("ValueError", 1), ("SystemExit", 9), ("KeyboardInterrupt", 130)])
 def test_C5_C16_exception_in_main_or_in_an_agent_ends_the_program(end: str, status: int, cases: Cases) -> None:
-    """A program that an exception ends cleans up, prints errors, and exits as `sys.exit` or Ctrl-C would."""
+    """A program that an exception ends cleans up, prints it unless it is `SystemExit`, and has the usual status."""
     for line in cases[end]:
         assert line["left"] == [], line
         assert shell_status(line) == status, line

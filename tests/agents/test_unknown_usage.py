@@ -60,7 +60,7 @@ async def test_limit_refuses_the_request_after_an_answer_without_usage(limits: L
 
 
 async def test_limit_of_requests_needs_no_usage() -> None:
-    """A limit of requests lets answers without usage pass, and is the error that comes first when both are limited."""
+    """A limit of requests needs no usage, and raises `LimitExceededError` even if a limit of tokens lacks usage."""
     llm = ScriptedLLM(lambda call: Step("hi"))
     agent = llm.agent(model="m", **NO_USAGE)
     async with MiniAgents():
@@ -82,7 +82,7 @@ async def test_limit_of_requests_needs_no_usage() -> None:
 )
 @pytest.mark.parametrize("stream", [True, False])
 async def test_limit_needs_only_its_own_numbers(usage: dict[str, int], refused: set[str], stream: bool) -> None:
-    """A usage with one number of two is unknown, and refuses requests under the limits that need the other one."""
+    """If a usage lacks input or output tokens, only limits that need the missing number refuse the next request."""
     content = {"role": "assistant", "content": "hi"}
     choice = {"index": 0, "delta" if stream else "message": content, "finish_reason": "stop"}
     kind = "chat.completion.chunk" if stream else "chat.completion"
@@ -109,7 +109,7 @@ async def test_limit_needs_only_its_own_numbers(usage: dict[str, int], refused: 
 
 @pytest.mark.parametrize("given", [{"stream_options": {"include_usage": True}}, {}])
 async def test_error_of_an_unknown_usage_says_if_the_request_asked_for_it(given: dict[str, Any]) -> None:
-    """A server that was asked for the usage by `stream_options` is said to ignore that; no advice to ask is given."""
+    """The error says that the server ignores `stream_options` if the request had them; else it advises to set them."""
     choice = {"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}
     text = f"data: {json.dumps({'model': 'm', 'choices': [choice]})}\n\ndata: [DONE]\n\n"
     transport = httpx2.MockTransport(lambda _: httpx2.Response(200, text=text))
@@ -124,7 +124,7 @@ async def test_error_of_an_unknown_usage_says_if_the_request_asked_for_it(given:
 
 
 async def test_limit_lets_failed_and_cancelled_requests_be_sent_again() -> None:
-    """A request that failed or was cancelled has no whole answer: under a limit, the next one is sent all the same."""
+    """Under a limit, a request is sent although an earlier one failed or was cancelled, and so has no usage."""
     script = [Failure(503), step(), step("a b c", then="hold", after=2), step()]
     agent = model(script, retry=Retry(attempts=2, first_wait=0.0))
     async with MiniAgents(price=price, limits=Limits(input_tokens=100, output_tokens=100, cost=100)) as run:
@@ -150,7 +150,7 @@ async def test_unknown_usage_travels_with_the_rows_of_another_process() -> None:
 
 
 def test_run_with_a_server_that_sends_no_usage_stops_at_its_second_request() -> None:
-    """Over HTTP, a limit of the cost stops the run before the second request, and a tool's model is not told of it."""
+    """After an answer without usage over HTTP, a cost limit ends the run, and no second request tells a model of it."""
 
     async def main(url: str) -> None:
         async with openai.AsyncOpenAI(base_url=url, api_key="none") as client:

@@ -55,7 +55,7 @@ def model(script: Any, api: Any = "chat", **options: Any) -> MiniAgent[Any]:
 
 
 def counts(totals: UsageTotals) -> tuple[int, int, int, int]:
-    """Return requests, input, output and unknown of totals."""
+    """Return the numbers of requests, input tokens, output tokens, and requests of unknown usage."""
     return totals.requests, totals.input_tokens, totals.output_tokens, totals.unknown
 
 
@@ -65,7 +65,10 @@ def counts(totals: UsageTotals) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_request_counts_for_its_call_its_callers_and_the_run(api: Any, stream: bool) -> None:
-    """A request counts in the call of the model's agent, in each caller, and in the run, by the aliases of all."""
+    """A request counts in the model agent's own call, in each call above it, and in the run.
+
+    `by_agent` counts the request under the alias of each of these agents.
+    """
     contexts: dict[str, InteractionContext] = {}
     agent = model(lambda call: step(), api, stream=stream)
 
@@ -123,7 +126,7 @@ async def test_failed_retried_and_cancelled_requests_count_as_unknown() -> None:
 
 
 async def test_answer_without_usage_counts_as_unknown() -> None:
-    """A whole answer whose provider sends no usage counts as unknown, and its tokens are not zero but missing."""
+    """A whole answer without usage counts as a request of unknown usage, adds no tokens, and makes the cost None."""
     agent = model([Step("hi")], stream_options={"include_usage": False})
     async with MiniAgents(price=price) as run:
         await agent.trigger("q")
@@ -165,7 +168,7 @@ async def test_request_counts_for_the_runs_around_its_run() -> None:
 
 
 async def test_copy_of_totals_does_not_grow() -> None:
-    """A copy has the numbers of its moment, by agent as well, and the cost of its requests."""
+    """A copy keeps the numbers and costs of the time when it was made, in total and by agent."""
     agent = model(lambda call: step())
     async with MiniAgents(price=price) as run:
         await agent.trigger("q")
@@ -201,7 +204,7 @@ async def test_limit_of_requests_is_exact_for_parallel_calls() -> None:
 
 
 async def test_limit_of_requests_counts_retries() -> None:
-    """A further attempt is not sent at the limit; the error has the failure of the last attempt as its cause."""
+    """At the limit, a retry is not sent; the cause of `LimitExceededError` is the failure of the last attempt."""
     llm = ScriptedLLM([Failure(503), Failure(503), step()])
     agent = llm.agent(retry=Retry(attempts=3, first_wait=0.0))
     async with MiniAgents(limits=Limits(requests=2)):
@@ -248,7 +251,7 @@ async def test_no_request_begins_at_or_above_a_limit(limits: Limits, sent: int, 
 
 
 async def test_innermost_limit_is_checked_first() -> None:
-    """Of several limits that are reached, the error names the innermost call or the run, its limit, and the agents."""
+    """If several limits are reached, the error names the innermost call that has one, or the run, and the agents."""
     agent = model(lambda call: step())
 
     @miniagent
@@ -319,7 +322,7 @@ async def test_error_of_a_limit_survives_pickle_and_copy() -> None:
 @pytest.mark.parametrize("provider", ["openai", "responses", "anthropic"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_requests_of_the_real_clients_count_and_stop_at_a_limit(provider: str, stream: bool) -> None:
-    """Both SDKs over HTTP: retries count, the limit is exact in parallel, and a whole answer counts its usage."""
+    """With both SDKs, retries count as requests, a limit is exact for parallel calls, and answers count their usage."""
     llm = ScriptedLLM([Failure(503), *[step()] * 9])
     client: Any = llm.anthropic_client() if provider == "anthropic" else llm.openai_client()
     more = {"api": "responses"} if provider == "responses" else {}
@@ -336,8 +339,8 @@ async def test_requests_of_the_real_clients_count_and_stop_at_a_limit(provider: 
         assert len(llm.calls) == 6
 
 
-async def test_limit_ends_a_loop_of_tools_and_is_not_told_to_the_model() -> None:
-    """An agent that a model calls as a tool counts for the model's agent; a limit inside it ends the whole loop."""
+async def test_limit_ends_a_tool_loop_and_is_not_told_to_the_model() -> None:
+    """Requests of an agent used as a tool count for the model's agent, whose limit ends the tool loop when reached."""
     inner = model(lambda call: step()).fork(alias="INNER")
 
     @miniagent
@@ -365,7 +368,7 @@ async def test_limit_ends_a_loop_of_tools_and_is_not_told_to_the_model() -> None
 
 
 async def test_unknown_price_makes_the_cost_none() -> None:
-    """Without a known price the cost is None, also if other requests have one; without requests it is zero."""
+    """If the price of one request is unknown, the cost of all totals that contain it is None, whatever others cost."""
     llm = ScriptedLLM(lambda call: step())
     async with MiniAgents(price=price) as run:
         costs = []
@@ -401,7 +404,7 @@ async def test_cost_limit_refuses_a_model_without_a_price_before_its_first_reque
 
 @pytest.mark.parametrize(("answered", "asked"), [("m", ["m"]), ("m-2", ["m-2"]), ("m-unknown", ["m-unknown", "m"])])
 async def test_price_is_that_of_the_model_that_answered(answered: str, asked: list[str]) -> None:
-    """The price is asked once a request: for the name in the answer, and if it has none for the name in the request."""
+    """The price is asked for once: under the model's name in the answer, or if it has none, in the request."""
     seen: list[str] = []
 
     def by_name(model: str, usage: Usage) -> float | None:
@@ -433,7 +436,7 @@ async def test_failing_price_function_is_logged_and_harms_no_answer(caplog: pyte
 
 
 async def test_price_function_gets_the_usage_of_the_provider() -> None:
-    """The function gets the usage of the message, with what the provider sent besides, such as its own cost."""
+    """The price function gets the message's usage, whose `raw` is what the provider sent, and returns the cost."""
     seen: list[Any] = []
 
     def own_cost(model: str, usage: Usage) -> float | None:
@@ -447,7 +450,7 @@ async def test_price_function_gets_the_usage_of_the_provider() -> None:
 
 
 async def test_innermost_price_function_counts() -> None:
-    """A run without a price function takes that of the run around it, and one of its own goes first."""
+    """The innermost run with a price function prices a request, and the runs around it count the same cost."""
     llm = ScriptedLLM(lambda call: step())
     async with MiniAgents(price=lambda model, usage: 1.0) as outer:
         async with MiniAgents() as middle:
@@ -458,7 +461,7 @@ async def test_innermost_price_function_counts() -> None:
 
 
 def test_known_price_is_that_of_genai_prices() -> None:
-    """The package knows prices by URL and by provider, with caches at their own price; other models have none."""
+    """`known_price` finds a price by URL or by provider, less for cached tokens, and none for an unknown model."""
     pytest.importorskip("genai_prices")
     usage = Usage(input_tokens=1000, output_tokens=100)
     plain = known_price("anthropic", "https://api.anthropic.com", "claude-sonnet-4-5", usage)
@@ -472,7 +475,7 @@ def test_known_price_is_that_of_genai_prices() -> None:
 
 
 async def test_price_is_not_known_without_genai_prices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package and without a function, the cost is None, and a limit of the cost names the remedy."""
+    """Without `genai_prices` and a price function, the cost is None, and a cost limit's error has the install line."""
     monkeypatch.setitem(sys.modules, "genai_prices", None)
     llm = ScriptedLLM(lambda call: step())
     async with MiniAgents() as run:
@@ -483,7 +486,7 @@ async def test_price_is_not_known_without_genai_prices(monkeypatch: pytest.Monke
 
 
 async def test_prices_are_imported_when_a_program_asks_for_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request does not import the package of prices; reading `usage.cost` after it does."""
+    """A request does not import `genai_prices`; reading `usage.cost` after it does."""
     asked: list[str] = []
 
     class _Finder:
@@ -517,7 +520,7 @@ def test_limits_refuse_what_is_no_limit(name: str, value: Any, error: type[Excep
 
 
 def test_limits_refuse_fractions_of_requests_and_positional_arguments() -> None:
-    """Numbers of requests and tokens are whole, and each limit has a name; a cost may be any number."""
+    """`Limits` refuses a fraction of a request and a positional argument, and takes an infinite cost."""
     with pytest.raises(TypeError, match="requests"):
         Limits(requests=1.5)  # type: ignore[arg-type]  # the mistake
     with pytest.raises(TypeError):

@@ -114,7 +114,7 @@ async def test_tasks_end_before_their_context_is_left() -> None:
 
 
 async def test_C17_a_task_cancelled_before_its_first_step_is_accounted_for() -> None:
-    """If the block fails right after starting a promise, the context does not hang, and the promise is settled."""
+    """If the block fails right after starting a promise, the context does not hang, and the promise is done."""
     log: list[str] = []
     with pytest.raises(Boom):
         async with PromisingContext():
@@ -140,7 +140,7 @@ async def test_context_tracks_eager_tasks() -> None:
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="some 3.13 give keywords to each task factory")
 async def test_context_works_with_a_task_factory_that_takes_no_keywords() -> None:
-    """A program may have a task factory of the older form, which takes a loop and a coroutine only."""
+    """The context works with a task factory of the older form, which takes a loop and a coroutine only."""
     loop = asyncio.get_running_loop()
     loop.set_task_factory(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop))
 
@@ -469,7 +469,7 @@ async def test_stop_dialog_and_cancellations_are_not_reported() -> None:
 
 
 async def test_activated_context_is_current_in_all_tasks_of_the_loop(caplog: pytest.LogCaptureFixture) -> None:
-    """After one task calls `activate`, other tasks use the context, a lost failure is logged, and one may close it."""
+    """After one task calls `activate`, other tasks use the context and can close it, and a lost failure is logged."""
     context = PromisingContext()
 
     async def start() -> None:

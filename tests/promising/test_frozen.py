@@ -340,7 +340,7 @@ def test_annotations_of_mutable_containers_become_immutable_ones() -> None:
 
 
 class Pair(NamedTuple):
-    """NamedTuple with two fields."""
+    """NamedTuple with one field."""
 
     left: int
 
@@ -493,7 +493,7 @@ def test_equality_goes_by_class_and_content() -> None:
 
 
 def test_hash_ignores_a_declared_field_that_is_none() -> None:
-    """A declared field that is None does not change the hash key, so a class can get new ones; an extra one does."""
+    """A declared field that is None does not change the hash key, so that fields can be added; an extra field does."""
     assert Point(x=1, y=None) == Point(x=1)
     assert Frozen(b=1, a=None) != Frozen(b=1)
     assert Point(x=1, z=None) != Point(x=1)

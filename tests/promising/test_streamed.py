@@ -135,7 +135,7 @@ async def test_on_demand_source_stays_one_piece_ahead_of_its_reader() -> None:
 
 @pytest.mark.parametrize("read_before", [1, 5, 1_000])
 async def test_on_demand_source_stays_64_pieces_ahead_of_a_reader_that_stops(read_before: int) -> None:
-    """A source on demand is at most 64 pieces ahead of a reader that took many at once, and goes on with it."""
+    """A source on demand gets at most 64 pieces ahead when its reader stops, and later at most one ahead again."""
     async with PromisingContext():
         source = Source(2_000, turns=False)
         pieces = aiter(StreamedPromise(source, start_soon=False))
@@ -150,7 +150,7 @@ async def test_on_demand_source_stays_64_pieces_ahead_of_a_reader_that_stops(rea
 
 
 async def test_reader_releases_its_stream_when_it_is_dropped() -> None:
-    """A loop that ends early keeps neither the promise nor its pieces alive."""
+    """An `async for` that ends early keeps neither the promise nor its pieces alive."""
     async with PromisingContext():
         promise = StreamedPromise(Source(10))
         lost = weakref.ref(promise)
@@ -188,7 +188,7 @@ async def test_C24_an_abandoned_on_demand_source_is_closed_when_the_context_exit
 
 
 async def test_C8_each_reader_gets_the_error_after_the_pieces_before_it() -> None:
-    """If a source fails, each reader gets the pieces before the error and then that error object; so does an await."""
+    """If a source fails, each reader gets the pieces before the error, then that error object; an await raises it."""
     error = ValueError("broken")
     async with PromisingContext():
         promise = StreamedPromise(Source(2, error=error))
@@ -236,7 +236,7 @@ async def test_resolver_that_returns_none_resolves_its_promise() -> None:
 
 
 async def test_cancel_stops_the_source_for_good() -> None:
-    """Readers get the pieces so far and then `PromiseCancelledError`; the source is closed within a loop step."""
+    """After `cancel`, readers get the pieces so far and an error, and the source is closed within a loop step."""
     async with PromisingContext():
         source = Source(1000)
         promise = StreamedPromise(source)
@@ -305,7 +305,7 @@ async def test_promise_refuses_a_source_that_is_not_callable() -> None:
 
 
 async def test_batches_have_all_pieces_that_have_come() -> None:
-    """A reader of batches gets pieces in lists, and the error after them."""
+    """A reader of batches gets all pieces that have come in one list, and the error after them."""
     async with PromisingContext():
         promise = StreamedPromise(Source(5, turns=False, error=ValueError("broken")))
         for _ in range(2):
