@@ -1,4 +1,4 @@
-"""Loops of tools, cancelled at every step: no call is left without a result, none runs twice, no effect is forgotten.
+"""Tool loops, cancelled at every step: no call is left without a result, none runs twice, no effect is forgotten.
 
 Three calls run in parallel. The victims are the replies, the task that stores them, and the run.
 """
@@ -41,7 +41,7 @@ NAMES = ("Ann", "Bob", "Cy")
 
 
 def _prompt(api: API, messages: list[Message]) -> list[dict[str, Any]]:
-    """Return the prompt with which an agent of this API would go on."""
+    """Return the prompt that an agent of this API would send after these messages."""
     kept = messages_for_model(messages, "AGENT")
     if api == "messages":
         return messages_prompt(kept)[1]
@@ -83,7 +83,7 @@ class Letters:
 
 
 async def _run_loop(trial: Trial, kind: str, victim: str, history: ChatHistory, *, by_agent: bool = False) -> None:
-    """Store the replies of a loop with three calls, cancel the victim at the trial's step, and check what is stored."""
+    """Store the replies of a tool loop of three calls, cancel the victim at the trial's step, and check the store."""
     letters = Letters(trial)
     api: Any = "chat" if kind == "scripted" else kind
     name = "sender" if by_agent else "send"
@@ -106,7 +106,7 @@ async def _run_loop(trial: Trial, kind: str, victim: str, history: ChatHistory, 
 
 
 def _check(api: API, begun: list[str], sent: list[str], stored: list[Message], by_agent: bool) -> None:
-    """Check that what a history has stored leads to a right prompt, and that no effect is forgotten or doubled."""
+    """Check that the stored messages give a valid prompt, which has the result of each sent letter once."""
     prompt = _prompt(api, [UserMessage("Hi"), *stored])
     check_prompt(api, prompt)
     if begun:
@@ -124,8 +124,8 @@ KINDS = ["chat", "responses", "messages", "scripted"]
 
 @pytest.mark.parametrize("victim", ["replies", "storing", "run"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loop_forgets_no_effect_when_cancelled_at_any_step(kind: str, victim: str, effort: Effort) -> None:
-    """Whenever a loop is cancelled, the next prompt has a result for each call, and each effect that ended."""
+def test_tool_loop_forgets_no_effect_when_cancelled_at_any_step(kind: str, victim: str, effort: Effort) -> None:
+    """Whenever a tool loop is cancelled, the next prompt has a result for each call: the real one if its tool ended."""
 
     async def scenario(trial: Trial) -> None:
         await _run_loop(trial, kind, victim, InMemoryChatHistory())
@@ -135,8 +135,8 @@ def test_loop_forgets_no_effect_when_cancelled_at_any_step(kind: str, victim: st
 
 
 @pytest.mark.parametrize("victim", ["replies", "run"])
-def test_agents_in_tools_end_when_their_loop_is_cancelled_at_any_step(victim: str, effort: Effort) -> None:
-    """Whenever a loop is cancelled, the agents that its tools run are cancelled, too."""
+def test_agents_in_tools_end_when_their_tool_loop_is_cancelled_at_any_step(victim: str, effort: Effort) -> None:
+    """Whenever a tool loop is cancelled, the agents that its tools run are cancelled, too."""
 
     async def scenario(trial: Trial) -> None:
         await _run_loop(trial, "chat", victim, InMemoryChatHistory(), by_agent=True)
@@ -148,7 +148,7 @@ def test_agents_in_tools_end_when_their_loop_is_cancelled_at_any_step(victim: st
 def test_markdown_history_forgets_no_effect_when_cancelled_at_any_step(
     victim: str, tmp_path: Path, effort: Effort
 ) -> None:
-    """Whenever a loop is cancelled, a Markdown history has a result for each call and each effect that ended."""
+    """After a cancelled tool loop, a Markdown history has the result of each ended tool, and its prompt one a call."""
     numbers = iter(range(1_000_000))
 
     async def scenario(trial: Trial) -> None:

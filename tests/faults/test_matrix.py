@@ -90,7 +90,7 @@ def complete(*tokens: int | str, first: float = 0, last: float = 3, **fields: An
 def fails(
     error: type[Exception], after: int = 0, *, says: str = "", first: float = 0, last: float | None = None
 ) -> Outcome:
-    """Return the outcome of an error, whose `partial` has the first `after` tokens."""
+    """Return the outcome of an answer that fails with this error, whose `partial` has the first `after` tokens."""
     return Outcome(tokens=tuple(range(1, after + 1)), error=error, says=says, first=first, last=last)
 
 
@@ -600,7 +600,7 @@ def test_names_of_matrix_tests_have_the_ids_of_their_rows(test: Any) -> None:
 
 
 def test_matrix_has_all_faults_and_at_least_900_cells() -> None:
-    """The rows use each fault of the testing kit and each `then` of a step, and make at least 900 cells."""
+    """The rows use each fault of the testing kit and each value of `Step.then`, and make at least 900 cells."""
     assert sum(len(cells_of(test)) for test in TESTS) >= 900
     source = Path(__file__).read_text("utf-8")
     functions = {name: kind for name in faults.__all__ if inspect.isfunction(kind := getattr(faults, name))}

@@ -21,7 +21,7 @@ from miniagents import (
     MiniAgents,
     ReasoningDelta,
     RefusalDelta,
-    StreamAppender,
+    StreamedPromise,
     TextDelta,
     ToolCall,
     ToolCallDelta,
@@ -97,7 +97,7 @@ async def test_events_come_in_the_order_of_arrival_for_each_reader_at_any_time(s
 
 @pytest.mark.parametrize("start_soon", [True, False])
 async def test_events_keep_their_order_in_a_long_message(start_soon: bool) -> None:
-    """A reader that pauses among thousands of tokens gets the first other event at its place."""
+    """An event among 40,000 tokens keeps its place for a reader that reads along, and for one that comes later."""
     pieces = [*map(str, range(20_000)), ReasoningDelta("Hm"), *map(str, range(20_000))]
     async with MiniAgents():
         promise = promise_of(pieces, wait=False, start_soon=start_soon)
@@ -108,7 +108,7 @@ async def test_events_keep_their_order_in_a_long_message(start_soon: bool) -> No
 
 
 async def test_error_comes_at_its_place_among_the_events() -> None:
-    """A failure is raised after the events before it, and there is no `AnswerFinished`."""
+    """A message's failure is raised after the events before it, and there is no `AnswerFinished`."""
     async with MiniAgents():
         promise = promise_of(PIECES, error=LLMError("broken"))
         for _ in range(2):
@@ -187,8 +187,8 @@ async def test_dropped_reader_of_events_stops_the_source() -> None:
         assert ended == ["ended"]
 
 
-async def test_events_of_a_message_that_is_there_are_its_text() -> None:
-    """A resolved message has a `TextDelta` of its text, and `AnswerFinished`."""
+async def test_events_of_a_resolved_message_are_its_text() -> None:
+    """The events of a resolved message are a `TextDelta` of its text, if it has any, and `AnswerFinished`."""
     async with MiniAgents():
         for message in (Message("hi"), AssistantMessage("")):
             texts = [TextDelta(str(message))] if str(message) else []
@@ -197,7 +197,7 @@ async def test_events_of_a_message_that_is_there_are_its_text() -> None:
 
 @pytest.mark.parametrize("fails", [True, False])
 async def test_events_pass_through_errors_as_messages_and_last(fails: bool) -> None:
-    """Replies with errors as messages, and `last`, have the events of the message that they stand for."""
+    """A reply under `errors_as_messages`, and the promise `last`, have the events of the message that they pass on."""
     error = LLMError("broken") if fails else None
 
     @miniagent
@@ -275,7 +275,7 @@ async def test_events_of_a_model_are_the_parts_of_its_message(api: Any, stream: 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
 async def test_refusal_of_a_model_comes_as_events(api: Any) -> None:
-    """The text of a refusal comes as `RefusalDelta`s, whole it is the message's `refusal`."""
+    """The text of a refusal comes as `RefusalDelta`s, and as a whole in the message's `refusal`."""
     async with MiniAgents():
         for stream in (True, False):
             llm = ScriptedLLM([Step("", refusal="I cannot do that.")])
@@ -323,7 +323,7 @@ async def test_no_attempt_is_repeated_once_a_call_was_ready(api: Any) -> None:
 
 
 async def test_partial_json_gives_the_value_so_far_and_then_the_whole() -> None:
-    """Cut strings, lists and objects have the part that is there; the last value is the whole one."""
+    """`partial_json` yields the value of the text so far, with unfinished strings and lists, and the whole one last."""
     tokens = ['{"city": "Ro', 'me", "days": [1', ", 2", '], "ok": tr', "ue}"]
     async with MiniAgents():
         promise = promise_of(tokens)
@@ -346,7 +346,7 @@ async def test_partial_json_gives_a_value_for_each_two_percent_of_growth_at_most
 
 
 async def test_partial_json_raises_for_a_text_that_is_no_json_and_for_a_failure() -> None:
-    """A whole text that is no JSON is a `ValueError`, and the failure of a message is raised in its place."""
+    """`partial_json` raises `ValueError` if the whole text is no JSON, and the message's error if the message fails."""
     async with MiniAgents():
         for tokens in (["no", " json"], ['{"a": 1', "}}"], [], ['{"a": ']):
             with pytest.raises(ValueError, match="no JSON"):
@@ -358,9 +358,12 @@ async def test_partial_json_raises_for_a_text_that_is_no_json_and_for_a_failure(
         assert seen[-1] == {"a": 12}
 
 
-async def test_appender_of_other_pieces_takes_events_as_pieces() -> None:
-    """Only messages keep events apart: a stream of any other values takes them as they are."""
+async def test_stream_of_other_pieces_has_events_among_its_pieces() -> None:
+    """Only messages keep events and tokens apart: any other stream has events among its pieces, in order."""
+
+    async def source() -> AsyncIterator[Any]:
+        yield TextDelta("a")
+        yield "b"
+
     async with MiniAgents():
-        with StreamAppender[str]() as appender:
-            appender.append("a")
-        assert await appender.promise == ("a",)
+        assert await StreamedPromise(source) == (TextDelta("a"), "b")

@@ -176,7 +176,7 @@ async def test_message_error_has_the_partial_message() -> None:
 
 
 async def test_message_error_keeps_its_partial_message_when_passed_on() -> None:
-    """A joined message fails with the `partial` message of the member that failed."""
+    """The error of a joined message has the `partial` message of the member that failed."""
     async with MiniAgents():
         sequence = MessageSequence.turn_into_sequence_promise(
             ["before", Tokens("par", "tial", error=LLMError("broken")).promise()]
@@ -602,7 +602,7 @@ async def test_promise_is_dropped_without_an_error_after_its_loop_was_closed() -
 
 
 async def test_pending_anext_keeps_the_promise() -> None:
-    """If only a pending `anext` refers to a message or to replies, they go on, and it gets their first item."""
+    """A message or replies that only a pending `anext` refers to go on, and this `anext` returns their first item."""
     async with MiniAgents():
         gate = asyncio.Event()
 

@@ -455,7 +455,7 @@ async def test_source_on_demand_begins_with_its_reader_beside_out_of_order_items
 
 
 async def test_error_comes_after_pending_and_out_of_order_items() -> None:
-    """Readers get the items out of order, then the pending item, and the sender's error last."""
+    """If the sender fails, readers get items of `append_out_of_order`, then the pending item, and the error last."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence(capture_errors=True) as sequence:
@@ -564,7 +564,7 @@ async def test_sequences_sent_out_of_order_into_each_other_raise_deadlock_error(
 
 
 async def test_sequence_may_be_sent_out_of_order_along_several_paths() -> None:
-    """A sequence sent to another sequence along several paths, most of them out of order, arrives once a path."""
+    """A sequence sent to another along several paths, most of them out of order, arrives once for each path."""
     async with MiniAgents():
         late = asyncio.Event()
         source = turn_into(asynchronously("text", wait=late))
@@ -605,7 +605,7 @@ async def test_sequence_gives_all_readers_the_same_promises() -> None:
 
 @pytest.mark.parametrize("first", ["iterates", "awaits"])
 async def test_awaited_sequence_gives_messages_beside_a_reader_that_iterates(first: str) -> None:
-    """`await sequence` gives messages only, also if a reader gets their promises while it waits for an empty branch."""
+    """`await sequence` gives messages, not promises, even if another task reads the promises during this wait."""
     async with MiniAgents():
         branch, outer = MessageSequence(), MessageSequence()
         outer.open().append([branch.promise, "b", Message("c")]).close()

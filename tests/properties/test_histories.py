@@ -73,7 +73,7 @@ def new_folder(factory: pytest.TempPathFactory) -> Path:
     sent=st.lists(strategies.messages(value=strategies.texts()), min_size=1, max_size=2), length=st.integers(0, 1_000)
 )
 async def test_H4_history_loads_from_a_file_that_was_cut_anywhere(sent: list[Message], length: int) -> None:
-    """A history file cut anywhere gives whole messages and at most one interrupted, and can be continued."""
+    """A history file cut off anywhere gives whole messages and at most one interrupted, and can be continued."""
     await check_crash_states(MAKERS["markdown"], sent, lengths=[length])
 
 

@@ -1,4 +1,4 @@
-"""Laws 19 to 23 as properties: readers get nested items as a plain list (`seen`) of them says."""
+"""Laws 19 to 23 as properties: readers get nested items in the order of the plain list `Sendable.seen`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ OUT_OF_ORDER = strategies.sendables(text=st.text("xyz", min_size=1, max_size=2),
 async def test_items_sent_in_order_keep_it_among_those_sent_out_of_order(
     sent: list[tuple[bool, Sendable, Sendable, int]], start_soon: bool
 ) -> None:
-    """All readers of items sent in and out of order see one sequence, in which the former keep their order."""
+    """All readers get the same order, in which items sent in order keep it among items sent out of order."""
     async with MiniAgents(start_everything_soon_by_default=start_soon):
         sequence = MessageSequence().open()
         outer = MessageSequence.turn_into_sequence_promise([sequence.sequence_promise])

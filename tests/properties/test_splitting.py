@@ -16,7 +16,7 @@ Found = tuple[list[str], list[str]]
 
 
 def split_whole(text: str, delimiter: str, fence: str | None) -> Found:
-    """Return the parts of a whole text by the plain rules, one after the other at each character."""
+    """Return the parts of a whole text, by applying each rule of splitting at one character after the other."""
     parts: list[str] = []
     separators, current = [""], ""
     position = 0
@@ -156,7 +156,7 @@ async def test_split_messages_ignores_cuts_and_keeps_the_text(tokens: list[str],
 
 @given(TOKENS, DELIMITERS)
 def test_split_parts_join_to_the_text_up_to_runs_of_delimiters(tokens: list[str], delimiter: str) -> None:
-    """Split and joined again, a text has no delimiter at its ends, and one in place of several in a row."""
+    """Without fences, separators are runs of delimiters, and the parts joined by one are split as `str.split` does."""
     parts, separators = split_tokens(tokens, delimiter, None)
     assert all(not separator.replace(delimiter, "") for separator in separators)
     assert split_tokens([delimiter.join(parts)], delimiter, None)[0] == [
@@ -219,7 +219,7 @@ def test_splitter_refuses_delimiters_and_fences_that_cannot_split(delimiter: str
 
 @pytest.mark.parametrize("text", ["a", "\n", "`", "-", "\n```", "```\n", "a\n\n"], ids=repr)
 def test_work_of_the_splitter_is_linear_in_the_text(text: str) -> None:
-    """After ten thousand tokens the splitter holds back no more text than after ten, so its work is linear."""
+    """During ten thousand tokens the splitter never holds back more than four characters, so its work is linear."""
     splitter = TextSplitter("\n\n", "```")
     longest = 0
     for _ in range(10_000):

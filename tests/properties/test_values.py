@@ -55,7 +55,7 @@ def test_messages_are_immutable_and_their_copies_are_equal(message: Message) -> 
 
 @given(VALUES)
 def test_C27_message_stays_when_the_given_values_change(value: Any) -> None:
-    """A message shares nothing mutable with its fields, of whatever values."""
+    """A message stays the same when the values that its constructor got, of any kind, change."""
     check_message_class(lambda fields: Message(**fields), {"field": value, "other": [value]})
 
 
@@ -169,7 +169,7 @@ def python_dump(value: Any) -> Any:
 
 @given(ALL_VALUES)
 def test_dumps_by_pydantic_core_are_those_of_the_python_code(value: Any) -> None:
-    """Any value, new, reused, copied or unpickled, has the same JSON with and without the fast way of plain values."""
+    """Any value, new, reused, copied or unpickled, gets the same JSON from pydantic-core as from the Python code."""
     message = Message(value=value, table={"inner": value})
     reused = Message(value=message.value, table=message.table)
     decoded = Message.model_validate(message.model_dump(mode="json"))
