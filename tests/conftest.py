@@ -1,4 +1,4 @@
-"""What all tests share.
+"""Fixtures, options and settings that all tests share.
 
 An id such as `H18` in the name of a test is that of a row in `docs/maintainers/faults.md`.
 """
@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what is loaded by now out of garbage collection, which would go through it hundreds of times."""
+    """Exclude what is loaded by now from garbage collections, which would scan it hundreds of times."""
     gc.collect()
     gc.freeze()
 
@@ -60,7 +60,7 @@ def root() -> Path:
 
 
 class Effort(Protocol):
-    """Of three sizes of a test, gives the one for this run."""
+    """Function that returns, of three sizes of a test, the one for this run."""
 
     def __call__(self, default: T, *, ci: T, nightly: T) -> T:
         """Return the size for this run: `nightly` may take minutes, `ci` seconds.
@@ -89,7 +89,7 @@ def _no_keys_of_the_developer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _clients_load_one_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients trust an authority that signs nothing: all those of a system take 20 ms to load, for each client."""
+    """Let clients load one authority, which signs nothing, because all those of a system take each client 20 ms."""
     monkeypatch.setenv("SSL_CERT_FILE", str(AUTHORITY))
 
 

@@ -1,4 +1,4 @@
-"""Run by `tox -e no-extras`, where pydantic and nothing else is installed: a dialog works; what is missing says so."""
+"""Program of `tox -e no-extras`, where only pydantic is installed: agents work, and other parts name their extras."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from miniagents.ext.sql import SQLChatHistory
 
 @miniagent
 async def echo(ctx: InteractionContext) -> None:
-    """Says again what it was told."""
+    """Reply the received messages."""
     ctx.reply(ctx.message_promises)
 
 

@@ -39,8 +39,8 @@ OTHERS = ("limit", "ours", "autogen", "langchain", "miniagents_0_0_35", "openai_
 def checkout(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the benchmarks importable, which are in the repository but not in the wheel.
 
-    The benchmarks collect garbage before each round; `gc.freeze` keeps what tests before have loaded out of that. What
-    is frozen stays so: `gc.unfreeze` would undo what `conftest.py` has frozen, too, for all tests that come later.
+    The benchmarks collect garbage before each round; `gc.freeze` excludes what earlier tests have loaded. There is no
+    `gc.unfreeze` at the end, because it would undo the `gc.freeze` of `conftest.py` as well, for all later tests.
     """
     monkeypatch.setattr(sys, "path", [*sys.path, str(root)])
     gc.freeze()
@@ -67,7 +67,7 @@ async def test_benchmark_returns_a_table(script: str) -> None:
 
 
 async def test_caches_that_the_first_run_fills_are_no_part_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the first run takes so long that rounds are left out, a second one tells how many, and counts in its place."""
+    """If the first run of both sides is slow, a second one sets the number of rounds, and is the row if it is 0."""
     measure = import_module("benchmarks.measure")
     now = 0.0
     for name in ("perf_counter", "process_time"):
@@ -193,7 +193,7 @@ def test_peer_goes_on_when_a_measure_fails(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_runner_takes_the_measures_after_one_that_ends_the_process() -> None:
-    """If the process of a framework ends within a measure, its last words are the reason, and a new one goes on."""
+    """If a framework's process ends during a measure, its last output is the reason; a new process runs the others."""
     run = import_module("benchmarks.peers.run")
     program = (
         "import json, sys\n"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(params=["memory", "markdown", "sqlite"])
 def history(request: pytest.FixtureRequest, tmp_path: Path) -> ChatHistory:
-    """Make a history of each kind."""
+    """Return a new history: in memory, in a Markdown file, or in SQLite."""
     if request.param == "sqlite":
         return SQLChatHistory(sqlite_engine(tmp_path), chat_id="chat")
     return InMemoryChatHistory() if request.param == "memory" else ChatHistoryMD(tmp_path / "chat.md")
@@ -64,7 +64,7 @@ async def test_new_history_is_empty(history: ChatHistory) -> None:
 async def test_H2_history_stores_the_text_that_arrived_of_a_failed_message(
     history: ChatHistory, error: Exception
 ) -> None:
-    """If a message fails, its text so far is stored as interrupted, the next message too, and the error is raised."""
+    """If a message fails, its text so far is stored as interrupted, the next message whole, and the error is raised."""
     async with MiniAgents():
         with pytest.raises(type(error)):
             await history.aappend([streamed("half an", " answ", error=error), "next"])
@@ -236,7 +236,7 @@ async def test_history_keeps_messages_whole_when_several_tasks_append(history: C
 
 
 async def test_areceive_returns_the_message_or_its_text_and_error() -> None:
-    """`areceive` passes on text as it arrives, and returns the message, or the part (None if empty) and the error."""
+    """`areceive` passes text on, and returns message and None, or partial message (None without text) and error."""
     taken: list[str] = []
     async with MiniAgents():
         message, error = await areceive(streamed("a", "b"), taken.append)

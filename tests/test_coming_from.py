@@ -45,7 +45,7 @@ def test_page_has_each_name_of_the_wheel_once() -> None:
 
 
 def test_names_that_are_the_same_exist() -> None:
-    """Each name that a row calls the same can be read from `miniagents`; attributes of calls are annotated or set."""
+    """Each name that a row calls the same can be read from `miniagents`, but for two that only instances have."""
     set_by_calls = {"MessagePromise.known_beforehand", "MessagePromise.message_class"}
     same = [name for names, verdict, _ in ROWS if verdict == "same" for name in names if name not in set_by_calls]
     assert len(same) > 40

@@ -179,14 +179,14 @@ def test_pages_say_what_programs_print() -> None:
 
 
 def _said_by_model(call: Call) -> Step:
-    """Call the first tool of a request, tell its result, or greet where there is no tool."""
+    """Return a step that calls a tool, tells a tool's result, or greets if the request has no tools."""
     if call.tool_results:
         return Step(f"It says: {call.tool_results[-1].content}", gap=0.001)
     return Step(tool_calls=[("get_weather", {"city": "Rome"})]) if "tools" in call.request else Step("Hello to you!")
 
 
 def _said_by_gemini(request: Request) -> Answer:
-    """Greet in two events, in the wire format of Gemini."""
+    """Return a greeting in two events, in the wire format of Gemini."""
     parts = ({"content": {"role": "model", "parts": [{"text": text}]}, "index": 0} for text in ("Hel", "lo!"))
     return Answer([f"data: {json.dumps({'candidates': [part]})}\n\n".encode() for part in parts])
 

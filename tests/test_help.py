@@ -20,7 +20,7 @@ def help_of(thing: object) -> list[str]:
 
 
 def test_help_of_the_package_is_one_page() -> None:
-    """`help(miniagents)` has at most 60 lines, and none of the help of each class."""
+    """`help(miniagents)` has at most 60 lines, and does not repeat the help of each class."""
     lines = help_of(miniagents)
     assert len(lines) <= MOST_LINES
     assert "CLASSES" not in lines

@@ -56,13 +56,13 @@ def _commands() -> list[tuple[str, str]]:
 
 
 def test_each_install_line_names_a_path_and_known_extras() -> None:
-    """No page, docstring or error installs MiniAgents from PyPI, but for the one box that says what that gives."""
+    """No page, docstring or error installs MiniAgents from PyPI; one box only warns of the other project there."""
     found = [(path, command) for path, command in _commands() if _refused(command)]
     assert found == [("README.md", OTHER_PROJECT)]
 
 
 def test_docs_have_install_lines() -> None:
-    """The lines that this module reads are those of the README and of the pages that need an extra."""
+    """The README and three pages that need an extra have install lines that this module finds."""
     paths = {path for path, _ in _commands()}
     assert {"README.md", "docs/how-to/testing.md", "docs/how-to/cassettes.md", "docs/tutorial.md"} <= paths
 
@@ -83,7 +83,7 @@ def test_wrong_install_lines_are_refused(command: str, refused: list[str]) -> No
 
 
 def test_install_line_of_an_error_names_the_extra() -> None:
-    """The error of a missing package has the line that installs the extra, with the clone if it is installed itself."""
+    """The error of a missing package has the line that installs its extra, from a clone if that is installed."""
     is_clone = Path(miniagents.__file__).parent.parent == ROOT  # else a wheel is installed, as by tox
     assert install_line("openai", "console") == f"pip install '{ROOT if is_clone else DISTRIBUTION}[openai,console]'"
     assert install_line("openai") in str(MissingExtraError.of("openai", "openai"))

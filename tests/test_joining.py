@@ -128,7 +128,7 @@ async def test_join_raises_an_error_after_the_tokens_before_it() -> None:
 
 @pytest.mark.parametrize("waits", [(0, 0), (1, 0), (0, 1)])
 async def test_first_error_of_a_join_handles_the_others(waits: tuple[int, int]) -> None:
-    """The context does not raise errors that only a join can see: those so far become notes of the first one."""
+    """The context raises no error of joined messages; those before the join's end become notes of the first error."""
 
     @miniagent
     async def fail(ctx: InteractionContext, name: str, steps: int) -> None:

@@ -87,7 +87,7 @@ class Docstring:
 
 
 def _texts(source: str, tree: ast.AST) -> Iterator[Text]:
-    """Yield the comments, lines that follow each other as one, and the string literals."""
+    """Yield each comment, with adjacent lines as one text, and each string literal."""
     block: list[str] = []
     first = 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -102,7 +102,7 @@ PROGRAM_WITH_CASSETTES = """
 import sys, warnings
 
 class Without:
-    "Finder that finds no module which is not needed."
+    "Finder that does not find blocked modules."
     def __init__(self, finder):
         self.finder = finder
     def find_spec(self, name, *more):

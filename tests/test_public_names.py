@@ -25,7 +25,7 @@ Names = dict[str, set[str]]
 
 
 def _listed() -> Names:
-    """Return the names of each module in the list; `module:` without a name stands for a module that has none."""
+    """Return the listed names of each module; a line `module:` without a name stands for a module without names."""
     names: Names = {}
     for line in LIST.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -58,7 +58,7 @@ def _public() -> dict[str, set[str] | None]:
 
 
 def _lines(names: Names) -> list[str]:
-    """Return the lines of the list for these names, in its order."""
+    """Return the lines of `public_names.txt` for these names, sorted as in that file."""
     return [
         line
         for module in sorted(names)

@@ -55,7 +55,7 @@ class Player:
         self._recorder = recorder
 
     async def play(self, name: str, **settings: Any) -> Any:
-        """Return what a program returns with its cassette, and with clients with default settings."""
+        """Run a program with its cassette and with clients of default settings, and return its result."""
         clients = self._recorder["Clients"](AsyncOpenAI(api_key="none"), AsyncAnthropic(api_key="none"))
         with use_cassette(_path(name), **settings):
             async with clients.openai, clients.anthropic, MiniAgents():
@@ -68,7 +68,7 @@ def player(recorder: dict[str, Any]) -> Player:
     return Player(recorder)
 
 
-# --- what they hold
+# --- what the cassettes contain
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ async def test_split_streams_one_part_of_10_mb() -> None:
 
 
 async def test_C18_ten_thousand_calls_at_once_create_a_task_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10,000 calls are alive at the same time, and create no tasks but their own."""
+    """10,000 calls are alive at the same time, and create one task each and no other."""
     counts = Counts(monkeypatch)
     async with MiniAgents() as context:
         counts.restart()
@@ -232,7 +232,7 @@ async def test_stream_keeps_no_object_for_a_token() -> None:
 
 
 async def test_tokens_that_arrive_at_once_wake_their_reader_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop takes as many steps for 100,000 tokens of one moment, through ten agents, as for 10."""
+    """For 100,000 tokens that arrive at once, through ten agents, the loop takes as many steps as for 10."""
     monkeypatch.setattr(pauses_module, "perf_counter", lambda: 0.0)
     counts = Counts(monkeypatch)
     steps = []
@@ -262,7 +262,7 @@ class Clock:
             yield "word "
 
     async def watch(self, gaps: list[float]) -> None:
-        """Append the seconds between any two steps of the loop."""
+        """Append the seconds of each step of the loop to `gaps`."""
         while True:
             before = self.seconds
             await asyncio.sleep(0)
@@ -314,7 +314,7 @@ def test_pauses_do_not_depend_on_the_machine_in_virtual_time(monkeypatch: pytest
 async def test_source_that_never_waits_lets_other_tasks_run(
     make: Any, read: Any, start_soon: bool, microseconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No step of the loop takes more than 5 ms for a source that never waits, neither fast nor slow."""
+    """No step of the loop takes more than 5 ms for a source that never waits, whether it is fast or slow."""
     clock = Clock(monkeypatch)
     gaps: list[float] = []
     pieces = min(20_000, int(50_000 / microseconds))
@@ -404,7 +404,7 @@ async def test_short_stream_looks_at_the_clock_three_times(monkeypatch: pytest.M
 
 
 async def test_source_on_demand_takes_few_steps_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader that takes pieces without a wait in between gets 16 or more a step, from a source on demand."""
+    """A reader that never waits gets, on average, at least 16 pieces of a source on demand in a step of the loop."""
     counts = Counts(monkeypatch)
     steps = []
     async with MiniAgents():
@@ -417,7 +417,7 @@ async def test_source_on_demand_takes_few_steps_of_the_loop(monkeypatch: pytest.
 
 
 async def test_token_that_arrives_alone_takes_two_steps_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step is the source's wait, the other wakes the reader; agents between them add no step."""
+    """A token that arrives alone takes a step for its source's wait and one for its reader; agents add none."""
     counts = Counts(monkeypatch)
     steps = []
     async with MiniAgents():
@@ -455,7 +455,7 @@ async def test_message_of_a_dialog_is_hashed_once(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_history_is_forwarded_without_a_promise_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Awaiting replies that repeat complete messages makes no promise for them; two iterations make one each, once."""
+    """Awaiting replies that repeat complete messages makes no promises for them; the first iteration makes one each."""
     made = 0
 
     def counting_of_message(message: Message) -> MessagePromise:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Page(HTMLParser):
-    """Page of the site, with what it loads, what it links to, and the places in it."""
+    """Page of the site: the addresses that it loads, its links, and the ids that links may name."""
 
     LOADING = frozenset({"audio", "embed", "iframe", "img", "link", "object", "script", "source", "video"})
 
@@ -70,7 +70,7 @@ def test_pages_load_nothing_from_elsewhere(site: dict[Path, Page]) -> None:
 
 
 def test_links_of_pages_name_places_that_exist(site: dict[Path, Page]) -> None:
-    """Each link of a page to a page of the site names a file, and each fragment a place in it."""
+    """Each link between pages of the site names a file that exists, and its fragment an id in that file."""
     broken = []
     for path, page in site.items():
         for link in page.links:

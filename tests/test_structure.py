@@ -1,6 +1,6 @@
 """The files of both packages: how they import each other, how many there are, and how long they are.
 
-`lint-imports` checks layers, siblings and private modules; here is what it has no contract for.
+`lint-imports` checks layers, siblings and private modules; these tests check what has no contract there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _statements(node: ast.AST, *, for_types: bool) -> Iterator[ast.Import | ast.
 
 
 def _lazy_names(tree: ast.Module) -> dict[str, str]:
-    """Return the home of each name that `__getattr__` of a module loads (PEP 562): type checkers see it imported."""
+    """Return the origin of each name that a module's `__getattr__` loads (PEP 562), as imports for types name it."""
     if not any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
         return {}
     return {
@@ -144,7 +144,7 @@ def test_circles_are_found(sources: dict[str, str], circles: list[set[str]]) -> 
 
 
 def test_files_are_few() -> None:
-    """The number of files of each package stays below its limit."""
+    """Both packages together have at most `MOST_FILES` files."""
     assert len(_sources()) <= MOST_FILES
 
 

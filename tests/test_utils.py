@@ -59,7 +59,7 @@ async def test_chain_sends_the_replies_of_each_agent_to_the_next() -> None:
 
 
 async def test_dialog_calls_the_user_first() -> None:
-    """`dialog_loop` first calls the user without messages, and ends at the user's turn after `StopDialog`."""
+    """`adialog_loop` first calls the user without messages, and ends at the user's turn after `StopDialog`."""
     heard_user: list[list[str]] = []
     heard_assistant: list[list[str]] = []
     last = await adialog_loop(speaker("user", heard_user, rounds=9), speaker("assistant", heard_assistant, rounds=2))
@@ -204,7 +204,7 @@ async def test_chain_without_an_agent_or_an_await_is_refused(chain: list[Any]) -
 
 @pytest.mark.parametrize("link", ["echo", 7, object()], ids=["str", "int", "object"])
 async def test_chain_refuses_a_link_of_another_type(link: Any) -> None:
-    """A link that is no agent, function, step or None is a `TypeError`, before any agent is called."""
+    """A link that is no agent, function, `AWAIT`, `CLEAR` or None is a `TypeError`, before any agent is called."""
     heard: list[list[str]] = []
     with pytest.raises(TypeError, match="A chain is made of agents, AWAIT, CLEAR"):
         await achain_loop([speaker("a", heard), AWAIT, link])
@@ -230,7 +230,7 @@ async def test_chain_of_complete_messages_lets_other_tasks_run() -> None:
 
 
 def test_module_has_loops_and_text_functions_only() -> None:
-    """The public names of the module are the loops, their steps, join and split."""
+    """The public names of the module are the two loops, `AWAIT` and `CLEAR`, and the functions that join and split."""
     assert set(miniagents.utils.__all__) == {
         "AWAIT",
         "CLEAR",

@@ -28,7 +28,7 @@ REASON = (
 
 @contextmanager
 def postgres_server() -> Iterator[str | None]:
-    """Start a PostgreSQL server if none is named, and return its URL; return None if there is none to start."""
+    """Yield the URL of a PostgreSQL server, named by the environment or started for the block; None without both."""
     programs = [shutil.which(name) for name in ("initdb", "pg_ctl")]
     if importlib.util.find_spec("asyncpg") is None:
         yield None

@@ -46,7 +46,7 @@ class Client:
 
     name: ClassVar[str]
     path: ClassVar[str] = ""
-    """What follows the behaviour in the path."""
+    """Path of a URL after the name of the server's behaviour."""
     events: ClassVar[list[bytes]] = EVENTS
     """Chunks of a streamed answer."""
 
@@ -68,7 +68,7 @@ class Client:
         self.stack.close()
 
     def get(self, url: str) -> Answer:
-        """Ask for compressed answers, if the client can, and read the answer chunk for chunk."""
+        """Ask for compressed answers, if the client can, and read the answer chunk by chunk."""
         raise NotImplementedError
 
     def first(self, url: str) -> bytes:
@@ -85,7 +85,7 @@ class Client:
 
 
 class HTTPClient(Client):
-    """The classes of `http.client`."""
+    """Client on the classes of `http.client`."""
 
     name = "http.client"
 
@@ -129,7 +129,7 @@ class HTTPClient(Client):
 
 
 class Urllib(Client):
-    """The module `urllib.request`."""
+    """Client on the module `urllib.request`."""
 
     name = "urllib"
 

@@ -108,12 +108,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Write no log."""
 
     def finish(self) -> None:
-        """Close the connection that TLS has replaced, too."""
+        """Close the connection, which after CONNECT is the TLS connection and no longer the one of the server."""
         super().finish()
         self.connection.close()
 
     def do_CONNECT(self) -> None:
-        """Be the proxy and the server behind it."""
+        """Open a tunnel as a proxy does, and go on in it as the TLS server behind the proxy."""
         self.server.tunnels.append(self.path)
         self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         self.close_connection = False  # also where the client says HTTP/1.0
@@ -187,13 +187,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(chunks)
 
     def _zipped(self, chunks: list[bytes]) -> None:
-        """Compress an answer, whatever the client asks for."""
+        """Compress an answer even if the client did not ask for that."""
         writer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
         pieces = [writer.compress(chunk) + writer.flush(zlib.Z_SYNC_FLUSH) for chunk in chunks]
         self._answer([*pieces, writer.flush()], content_encoding="gzip")
 
     def _zstd(self, _: list[bytes]) -> None:
-        """Say what the client has said, in zstd, whatever the client asks for."""
+        """Answer with the request's body, compressed by zstd even if the client did not ask for that."""
         import zstandard
 
         said = zstandard.compress(self.server.seen[-1][2])
@@ -217,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._head({"location": location, "content_length": "0", "set_cookie": "a=b"}, 302)
 
     def _error(self, chunks: list[bytes]) -> None:
-        """Ask the client to come again later."""
+        """Answer with status 429, which asks the client to retry in an hour."""
         self._answer(chunks, 429, retry_after="3600", content_length=str(sum(map(len, chunks))))
 
     def _empty(self, _: list[bytes]) -> None:

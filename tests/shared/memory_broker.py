@@ -1,4 +1,4 @@
-"""A broker in memory, for tests in virtual time, which can lose, double and delay what it carries."""
+"""A broker in memory, for tests in virtual time, which can lose, duplicate and delay what it carries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MemoryBroker:
     def __init__(self, *, largest_frame: int = 100_000, delivery: Callable[[], list[float]] | None = None) -> None:
         self.largest_frame = largest_frame
         self.delivery = delivery or (lambda: [_LATENCY])
-        """Returns the delays with which a follower gets a live entry; none if it is lost."""
+        """Returns the delays after which a follower gets a live entry, once for each delay; none if it is lost."""
         self.loses_frame: Callable[[bytes], bool] = lambda frame: False
         """Returns True for a frame without acknowledgement that is lost before it is stored."""
         self.is_up = asyncio.Event()
@@ -64,7 +64,7 @@ class MemoryBroker:
             self.connections.remove(connection)
 
     def go_down(self) -> None:
-        """Let no request be answered."""
+        """Leave all requests unanswered, like a broker that is down."""
         self.is_up.clear()
 
     def come_up(self) -> None:
@@ -91,7 +91,7 @@ class MemoryBroker:
 
 
 class MemoryConnection:
-    """Connection to a `MemoryBroker`; see `Connection` of the framework."""
+    """Connection to a `MemoryBroker`, with the methods of the framework's protocol `Connection`."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker

@@ -1,4 +1,4 @@
-"""Agents of scripted models on each API, and the cancellation of loops whose replies are stored."""
+"""Agents of scripted models on each API, and the cancellation of tool loops whose replies are stored."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def store_while_cancelled(
         victim: "replies", "storing" (the task that stores them) or "run".
         agent: the agent.
         history: where the replies are stored.
-        note_effects: called when storing has ended, with whatever its tools have done by then.
+        note_effects: called when storing has ended, to note what the tools have done by then.
     """
 
     async def store() -> None:

@@ -54,7 +54,7 @@ class _LoopMachine(RuleBasedStateMachine):
         self._context.activate()
 
     def expect(self, came: object, expected: object, what: str) -> None:
-        """Compare two values, and name both in the message if they differ."""
+        """Raise `AssertionError` with both values if they differ."""
         if came != expected:
             self.has_failed = True
             raise AssertionError(f"{what}: expected {expected!r}, came {came!r}")
@@ -169,7 +169,7 @@ def promise_machine(
             self.expect(self.closed, self.wanted, "the source is closed after cancel()")
 
         def stop(self) -> None:
-            """Cancel the promise. No reader may have read the end of a source that runs on demand."""
+            """Cancel the promise; from a source on demand, readers then expect only what it has yielded."""
             if not self.closed:
                 self.end = "PromiseCancelledError"
             if not self.start_soon:

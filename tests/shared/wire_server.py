@@ -137,7 +137,7 @@ class WireServer:
     async def _read(
         self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> Request | None:
-        """Read one request; None at the end of the connection."""
+        """Read one request; return None at the end of the connection."""
         head: Any = None
         body = b""
         while True:
@@ -160,7 +160,7 @@ class WireServer:
                 return Request(head.method.decode(), head.target.decode("latin-1"), headers, body)
 
     async def _respond(self, connection: h11.Connection, answer: Answer, writer: asyncio.StreamWriter) -> bool:
-        """Send a response; False if the connection is used up."""
+        """Send a response; return False if the connection takes no further request."""
         headers = [(name, value) for name, value in answer.headers.items()]
         writer.write(connection.send(h11.Response(status_code=answer.status, headers=headers)) or b"")
         for step in answer.steps:
