@@ -37,7 +37,7 @@ MODULES = (
     "remote",
     "growth",
 )
-"""The benchmarks, those of what a user feels first."""
+"""The benchmarks; those that measure what a user feels come first."""
 
 
 LIMIT = 1_200

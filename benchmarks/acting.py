@@ -1,4 +1,4 @@
-"""Cost of agents that act: a loop of tools and an answer of a type, compared with the same by hand on OpenAI's SDK.
+"""Cost of agents that act: a tool loop and an answer of a type, compared with the same by hand on OpenAI's SDK.
 
 The provider is on a socket in another process, so that the CPU time is that of the client alone. The last rows read
 what has arrived: its events, and its JSON while it grows.

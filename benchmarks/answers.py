@@ -87,7 +87,7 @@ def asked(client: AsyncAnthropic) -> Side:
 
 
 async def _requests(table: Table, plan: Plan) -> None:
-    """Compare an answer of one chunk with the request for it alone, which is a part of ours, too."""
+    """Compare reading an answer of one chunk with its request alone, by the SDK and by httpx2."""
     row: dict[str, Any] = {"units": 1, "unit": "us a request", "base_name": BY_SDK, "repeat": 300}
     chunks = anthropic_chunks(1)
     async with AsyncAnthropic(api_key="none", http_client=http_client(chunks)) as client:
@@ -102,7 +102,7 @@ async def _requests(table: Table, plan: Plan) -> None:
 
 
 async def _by_loop(table: Table, plan: Plan) -> None:
-    """Compare an answer of Anthropic that comes at the pace of the loop, and decoding with a few lines by hand."""
+    """Compare agents with the SDK at one chunk a step of the loop, and with a few lines that decode by hand."""
     row: dict[str, Any] = {"units": 1, "unit": "us an answer"}
     words = plan.sized(300)
     anthropic = AsyncAnthropic(api_key="none", http_client=http_client(anthropic_chunks(words), paced=True))

@@ -36,7 +36,7 @@ def agent_call(turns: int) -> Awaitable[Any]:
 
 
 async def awaited(calls: list[Awaitable[Any]]) -> None:
-    """Await all calls; unlike `gather`, without a task for each."""
+    """Await all calls one after the other, without a task for each, which `gather` makes."""
     for call in calls:
         await call
 

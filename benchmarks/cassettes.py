@@ -52,7 +52,7 @@ def interaction(prompt: str, chunks: list[bytes], gap: float = 0.0) -> Interacti
 
 
 def copies(path: Path, recorded: Interaction, number: int) -> Iterator[Path]:
-    """Save a recording in so many files, because files that were parsed before are remembered."""
+    """Save a recording in so many files, because what was parsed of a file before is kept in memory."""
     save(path, [recorded])
     paths = [path.with_name(f"{each}-{path.name}") for each in range(number)]
     for each in paths:

@@ -1,6 +1,6 @@
 """Cost of streams, calls and messages as programs use them: short, paced, on demand, and on their way out of a process.
 
-Like stands beside like: `gather` beside `gather`, and a stream with several readers beside a list and a future.
+Both sides of a row do the same: `gather` beside `gather`, a stream for several readers beside a list and a future.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ async def _streams(table: Table, plan: Plan) -> None:
 
 
 async def _metadata(table: Table, plan: Plan) -> None:
-    """Compare ways of a message out of the process and into it with those of a frozen pydantic model."""
+    """Compare dumping and loading a message with dumping and loading a frozen pydantic model."""
     size = plan.sized(300)
     message, model = Message("hello", role="user", **METADATA), FrozenModel(content="hello", role="user", **METADATA)
     text, model_text = message.model_dump_json(), model.model_dump_json()

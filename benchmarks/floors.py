@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """Least call that any number of readers can await, with a future for each, because a reader may be cancelled."""
+    """Minimal call that any number of readers can await, with a future for each, because a reader may be cancelled."""
 
     __slots__ = ("futures", "task")
 
@@ -65,7 +65,7 @@ async def answer(count: int) -> Stream:
 
 
 def answered(count: int) -> Side:
-    """Read a minimal stream that a task has made."""
+    """Return a side that reads a minimal stream, which a task has made."""
 
     async def side() -> None:
         await consume(aiter(await asyncio.create_task(answer(count))))

@@ -47,7 +47,7 @@ class Plan:
         return 1 if self.quick else 7
 
     def rounds_of(self, seconds: float) -> int:
-        """Return the number of rounds when one round takes `seconds`; 0 means to use the first, unmeasured one."""
+        """Return the number of rounds if one takes `seconds`; 0 if there is time only for the run that fills caches."""
         return self.rounds if seconds * self.rounds <= self.seconds else int(self.seconds / seconds)
 
     def sized(self, count: int) -> int:
@@ -204,7 +204,7 @@ def circumstances(packages: Iterable[str] = _PACKAGES) -> dict[str, Any]:
 
 
 def options() -> argparse.Namespace:
-    """Parse the command line: `quick` and `json`."""
+    """Parse the command line, and return `quick` and `json`."""
     parser = argparse.ArgumentParser(description="CPU time of both sides, measured in turn; see benchmarks/README.md")
     parser.add_argument("--quick", action="store_true", help="check that the benchmark runs; the figures mean nothing")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - is the standard output")

@@ -1,6 +1,6 @@
 """Cost of observers: agent calls and tokens without an observer, with one, and with spans of OpenTelemetry.
 
-A build without the seam is this one with an `InteractionContext.start` that does not ask for observers.
+The seam is the code of `InteractionContext.start` that asks for observers; some rows compare with a build without it.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class _Dropping(SpanExporter):
 
 
 def ignore(operation: Operation) -> AbstractContextManager[None]:
-    """Observe nothing."""
+    """Observe an operation, and do nothing."""
     return nullcontext()
 
 
 def take_tokens(operation: Operation) -> AbstractContextManager[None]:
-    """Keep the tokens."""
+    """Observe an operation, and keep its tokens."""
     tokens: list[str] = []
     operation.on_token = tokens.append
     return nullcontext()
@@ -55,7 +55,7 @@ def take_tokens(operation: Operation) -> AbstractContextManager[None]:
 
 @contextmanager
 def without_seam() -> Iterator[None]:
-    """Replace the only lines that a call without observers has more."""
+    """Run a block with an `InteractionContext.start` that lacks the lines which look for observers."""
 
     def start(self: InteractionContext, start_soon: bool | None) -> MessageSequencePromise:
         replies = self._replies

@@ -67,7 +67,7 @@ def _ratios(figure: Figure, rows: list[dict[str, Any]]) -> None:
 
 
 def _colour(row: dict[str, Any]) -> str:
-    """Return the colour of a bar: whether its row has met the goal, missed it, or has none."""
+    """Return the colour of a bar: one for a row that meets its goal, one that misses it, and one without a goal."""
     if row["goal"] is None:
         return _OPEN
     return _MET if row["ratio"]["median"] <= row["goal"] else _MISSED

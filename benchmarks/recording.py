@@ -44,7 +44,7 @@ REQUEST: dict[str, Any] = {"messages": [TURN], "model": "gpt-4o", "stream": True
 
 
 def recorders(folder: Path) -> dict[str, Recorder]:
-    """Return our recorder, that of vcrpy, and none; each recording gets a file of its own."""
+    """Return our recorder, that of vcrpy, and one that records nothing; each recording gets a file of its own."""
     numbers = count()
     mocks = [httpx2.MockTransport]
     return {

@@ -52,7 +52,7 @@ async def show(replies: MessageSequencePromise) -> None:
 
 
 async def amain(role: str, *arguments: str) -> None:
-    """Be a worker, or the program that asks, or the one that reads."""
+    """Serve the agent as a worker, call the agent, or read the replies to an earlier call."""
     match role, arguments:
         case "worker", ():
             await serve(URL, storyteller)

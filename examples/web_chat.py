@@ -133,7 +133,7 @@ class WebChat:
         return JSONResponse(run)
 
     async def _stream(self, request: Request) -> Response:
-        """Return the events of a run, from the place where the page was."""
+        """Return the events of a run that follow the last one which the page has received."""
         replies = self._runs.get(request.path_params["run"])
         if replies is None:
             return Response(status_code=404)  # a browser does not ask again

@@ -1,4 +1,4 @@
-"""A loop of tools and an answer of a type on OpenAI's SDK alone, with which `benchmarks.acting` compares."""
+"""A tool loop and an answer of a type on OpenAI's SDK alone, with which `benchmarks.acting` compares."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 AGENTS = 10
 CHUNKS = 2_000
 _HANGS = 5
-"""Number of limits on the clock after which a measure is stopped that uses no CPU time."""
+"""Factor on the CPU limit that gives the limit on the clock, for a measure that hangs without using CPU time."""
 
 
 @dataclass(kw_only=True)
@@ -136,7 +136,7 @@ def reading(ask: Callable[[Any], Answer]) -> Callable[[Any, int], Side]:
 
 
 def asked(peer: Peer, provider: str) -> tuple[API, Callable[[Any], Answer]]:
-    """Return the API of a provider, and how the framework asks it."""
+    """Return the API of a provider, and the framework's function that asks it."""
     from benchmarks.provider import ANTHROPIC, OPENAI  # not every peer needs the SDKs
 
     ask: Callable[[Any], Answer] = getattr(peer, provider)
@@ -179,7 +179,7 @@ async def first_token(peer: Peer, table: Table, plan: Plan, provider: str) -> No
 
 
 async def tools(peer: Peer, table: Table, plan: Plan) -> None:
-    """Measure a loop of tools over a socket, compared with the SDK."""
+    """Measure a tool loop over a socket, compared with the SDK."""
     from benchmarks.by_hand import acting
 
     assert peer.tools is not None
@@ -229,7 +229,7 @@ class Measure:
 
 
 def _felt(name: str, provider: str, goals: tuple[str, str]) -> list[Measure]:
-    """Return what a user feels of a provider's answers; `goals` are those of the unpaced ones."""
+    """Return the measures of a provider's answers as a user feels them; `goals` are those of both unpaced measures."""
     part = functools.partial
     paced = part(answers_paced, provider=provider)
     works: list[tuple[str, Callable[..., Awaitable[None]], str]] = [
