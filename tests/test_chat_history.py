@@ -167,7 +167,7 @@ async def test_logging_agent_replies_an_error_of_the_history_last(
 
 
 async def test_history_keeps_the_text_that_arrived_when_the_run_ends(history: ChatHistory) -> None:
-    """If the run ends in the middle of a message, the text that arrived is stored as interrupted."""
+    """If an error ends the run in the middle of a message, the text that arrived is stored as interrupted."""
 
     async def endless(_: dict[str, Any]) -> AsyncIterator[str]:
         yield "the beginning"

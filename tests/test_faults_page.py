@@ -81,7 +81,7 @@ def test_every_id_in_the_name_of_a_test_is_a_row() -> None:
 
 @pytest.mark.parametrize(("what", "default", "where"), [row[:3] for row in LIMITS], ids=lambda cell: cell)
 def test_limit_on_the_page_is_the_value_in_the_code(what: str, default: str, where: str) -> None:
-    """The page shows the value of each limit in the code."""
+    """Each limit in the tables of `truncation.md` has the value that the code has."""
     names = where.strip("`").split(".")
     module = next(
         n for n in range(len(names), 0, -1) if (TESTS.parent / "/".join(names[:n])).with_suffix(".py").exists()

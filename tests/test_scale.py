@@ -209,7 +209,7 @@ async def test_C21_replies_forwarded_by_1_000_agents_create_a_task_an_agent(monk
 
 
 async def test_stream_keeps_no_object_for_a_token() -> None:
-    """An open stream keeps less than one object for ten of the tokens that two readers have read."""
+    """An open stream keeps less than one object for every ten tokens that two readers have read."""
     tokens = 10_000
     kept: list[MessagePromise] = []
 

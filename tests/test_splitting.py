@@ -89,7 +89,7 @@ async def test_part_streams_before_the_rest_has_arrived() -> None:
 
 
 async def test_part_has_the_metadata_of_its_message() -> None:
-    """A part of a split message has the message's fields, without those of one answer, and the caller's keywords."""
+    """A part of a split message has the caller's keywords and the message's fields, but not those of one answer."""
     async with MiniAgents():
         answer = AssistantMessage("a\n\nb", mood="calm", model="m", finish_reason="stop")
         first, second = await split_messages([answer], topic="none")

@@ -129,7 +129,7 @@ async def test_agent_error_after_an_early_finish_is_unobserved() -> None:
 
 
 async def test_cancelled_wait_keeps_the_errors_that_it_has_seen() -> None:
-    """If an awaitable fails before a timeout stops `await_now`, the next one, or else the replies, raise the error."""
+    """If an awaitable fails and then `await_now` times out, the next `await_now` or the replies raise the error."""
 
     async def bad() -> None:
         raise Boom("early")
@@ -529,7 +529,7 @@ async def test_base_exception_of_a_handler_is_raised_by_the_context(kind: str) -
 def test_C30_outcome_that_an_agent_raises_is_that_of_its_test(
     outcome: str, told: str, pytester: pytest.Pytester
 ) -> None:
-    """`pytest.fail`, `skip` and `xfail` in an agent end its test with that outcome, even unread or in virtual time."""
+    """A test gets the outcome that its agent raises by `pytest.fail`, `skip` or `xfail`, even without a reader."""
     pytester.makepyfile(
         f"""
         import asyncio

@@ -81,7 +81,7 @@ class Child:
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=str)
 def test_caught_signal_has_no_other_effect(root: Path, run: str, number: int) -> None:
-    """The handler gets each signal in the loop, and the program goes on until something else ends it."""
+    """A handler is called in the event loop for each signal, and the program goes on until something else ends it."""
     child = Child(
         root,
         run,
@@ -124,7 +124,7 @@ def test_signal_interrupts_if_its_handler_returns_false(root: Path, run: str, ig
 @posix
 @pytest.mark.parametrize("run", RUNS)
 def test_second_sigterm_ends_the_run_at_once(root: Path, run: str) -> None:
-    """The handler gets the first SIGTERM; the second one ends the program without clean-ups."""
+    """The handler gets the first SIGTERM, and the second SIGTERM ends the program with status 143."""
     child = Child(root, run, "run(lambda: say('draining'), signal.SIGTERM)")
     child.until("ready")
     child.process.send_signal(signal.SIGTERM)

@@ -108,7 +108,7 @@ async def search(query: str) -> str:
 
 
 async def test_observer_is_entered_in_the_task_of_the_agent_before_its_function() -> None:
-    """The agent's function sees what the observer has set, in the same task; its caller sees nothing of it."""
+    """An agent's function sees the context variables that the observer has set in its task; the caller does not."""
     recorder = Recorder()
     tasks = []
 
@@ -533,7 +533,7 @@ async def test_observer_that_fails_is_logged_once_and_off_for_the_run(
     assert runs[1] == 2 * runs[0]
 
 
-async def test_interrupt_in_an_observer_is_no_error_of_it() -> None:
+async def test_interrupt_in_an_observer_is_no_failure_of_the_observer() -> None:
     """Ctrl-C while an observer works ends the run like any other Ctrl-C."""
 
     def interrupted(operation: Operation) -> Any:
@@ -615,7 +615,7 @@ def calls_in(module: Any, work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("kind", ["scripted", "chat"])
 def test_run_without_observers_calls_nothing_of_the_observing(kind: str) -> None:
-    """Without an observer, more runs of agents, tools and tokens call no more functions of `miniagents.observing`."""
+    """Without an observer, three agent calls with tools call no more functions of `miniagents.observing` than one."""
 
     async def main(times: int) -> None:
         for _ in range(times):

@@ -224,7 +224,7 @@ MiniAgents().run(amain())
 def test_signal_wakes_a_waiting_loop_whose_wait_it_does_not_interrupt(root: Path, number: int, loop: str) -> None:
     """A signal that reaches another thread ends the program, although it does not interrupt the main thread's wait.
 
-    It stands for a signal that comes just before that wait begins, which does not interrupt the wait, either.
+    The case stands for a signal that comes just before the wait begins, which does not interrupt the wait, either.
     """
     child = Child(
         root,

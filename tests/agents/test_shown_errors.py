@@ -110,7 +110,7 @@ async def test_exception_among_the_replies_becomes_an_error_message() -> None:
 
 
 async def test_errors_of_an_async_iterable_become_error_messages() -> None:
-    """In a replied async iterable, an error message follows each failed message, and one stands for its own error."""
+    """An error message follows a failed message of a replied async iterable, or stands for the iterable's error."""
     async with MiniAgents(errors_as_messages=True):
 
         async def tokens(_: dict[str, Any]) -> AsyncIterator[str]:

@@ -83,7 +83,7 @@ class Letters:
 
 
 async def _run_loop(trial: Trial, kind: str, victim: str, history: ChatHistory, *, by_agent: bool = False) -> None:
-    """Store the replies of a tool loop of three calls, cancel the victim at the trial's step, and check the store."""
+    """Store the replies of a tool loop of three calls, cancel the victim at the trial's step, and check the history."""
     letters = Letters(trial)
     api: Any = "chat" if kind == "scripted" else kind
     name = "sender" if by_agent else "send"
@@ -148,7 +148,7 @@ def test_agents_in_tools_end_when_their_tool_loop_is_cancelled_at_any_step(victi
 def test_markdown_history_forgets_no_effect_when_cancelled_at_any_step(
     victim: str, tmp_path: Path, effort: Effort
 ) -> None:
-    """After a cancelled tool loop, a Markdown history has the result of each ended tool, and its prompt one a call."""
+    """After a cancelled tool loop, a Markdown history has each ended tool's result, and its prompt one per call."""
     numbers = iter(range(1_000_000))
 
     async def scenario(trial: Trial) -> None:

@@ -496,7 +496,7 @@ def test_app_survives_random_faults_and_recovers_after_them(
 def test_C18_memory_is_flat_in_a_storm(
     kit: Kit, effort: Effort, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the first hundreds of requests, memory does not grow, whether later requests fail or succeed."""
+    """Under random faults, memory does not grow after the first hundreds of requests, failed or successful."""
     caplog.set_level(logging.CRITICAL)  # what is captured is kept
     requests = effort(500, ci=1_000, nightly=25_000)
     few = requests // 10  # less than one object for ten requests

@@ -215,7 +215,7 @@ async def test_events_pass_through_errors_as_messages_and_last(fails: bool) -> N
 
 
 def test_events_match_by_position_and_cannot_change() -> None:
-    """Events are immutable, and `match` takes them apart by position."""
+    """Events are immutable, and `match` reads their fields by position."""
     match TextDelta("x"), ToolCallReady(CALL):
         case TextDelta(text), ToolCallReady(call):
             assert (text, call) == ("x", CALL)

@@ -328,7 +328,7 @@ async def test_out_of_order_items_delay_no_others() -> None:
 
 
 async def test_error_comes_after_out_of_order_items_that_were_sent_before() -> None:
-    """A sender's error waits for out-of-order items that were sent before the error."""
+    """A sender's error comes to readers after the out-of-order items that were sent before it."""
     async with MiniAgents():
         late = asyncio.Event()
         with MessageSequence(capture_errors=True) as sequence:
@@ -398,7 +398,7 @@ async def test_C28_out_of_order_items_come_before_pending_items(way: str, nested
 
 
 async def test_out_of_order_message_comes_with_its_first_token() -> None:
-    """A stream sent out of order takes its place with its first token; its later tokens come as they are made."""
+    """A stream sent out of order takes its place when its first token comes, and is then read as its tokens come."""
     async with MiniAgents():
         slow, end = asyncio.Event(), asyncio.Event()
 

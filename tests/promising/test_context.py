@@ -76,7 +76,7 @@ async def test_C5_leaving_by_an_error_cancels_and_cleans_up() -> None:
 
 
 async def test_C6_leaving_by_cancellation_cancels_and_cleans_up() -> None:
-    """If the body is cancelled, running or already waiting for its background work, that work is cancelled, too."""
+    """If the body is cancelled, while it runs or while the context waits for its work, that work is cancelled."""
     for leave_early in (True, False):
         log: list[str] = []
 

@@ -405,7 +405,7 @@ def test_object_cannot_be_changed_through_its_model_attributes() -> None:
 
 
 def test_model_copy_freezes_validates_and_hashes_anew() -> None:
-    """`model_copy` freezes and validates an update, and the copy has a new hash; without update, it is equal."""
+    """`model_copy` freezes and validates an update, and the copy has a new hash; a copy without update is equal."""
     box = Box(items=[1], extra=1)
     changed = box.model_copy(update={"items": [[2]], "extra": {"a": [1]}, "more": {1}})
     assert changed == Box(items=[[2]], extra={"a": [1]}, more={1})
@@ -626,7 +626,7 @@ def test_chains_of_10_000_objects_need_no_recursion() -> None:
 
 
 def test_pickle_keeps_shared_objects_shared() -> None:
-    """A value that occurs many times in a deep value is in the pickle once, and is one object after it."""
+    """A value that occurs many times in a deep value is pickled once, and is one object again after unpickling."""
     value = Frozen(n=0)
     for _ in range(1_000):
         value = Frozen(left=value, right=value)
@@ -636,7 +636,7 @@ def test_pickle_keeps_shared_objects_shared() -> None:
 
 
 def test_pickle_keeps_the_set_of_given_fields() -> None:
-    """`exclude_unset` leaves out the same fields after a pickle."""
+    """A dump with `exclude_unset` leaves out the same fields before and after pickling."""
     assert pickle.loads(pickle.dumps(Point(x=0))).model_dump(exclude_unset=True) == Point(x=0).model_dump(
         exclude_unset=True
     )
