@@ -193,7 +193,7 @@ def test_peer_goes_on_when_a_measure_fails(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_runner_takes_the_measures_after_one_that_ends_the_process() -> None:
-    """If a framework's process ends during a measure, its last output is the reason; a new process runs the others."""
+    """If a framework's process ends during a measure, its last output is the reason; a new process runs the rest."""
     run = import_module("benchmarks.peers.run")
     program = (
         "import json, sys\n"
@@ -216,7 +216,7 @@ def test_runner_takes_the_measures_after_one_that_ends_the_process() -> None:
 
 
 def test_report_writes_a_page_with_a_plot_of_each_table(tmp_path: Path) -> None:
-    """The page shows a plot beside each table, and the results can be read again from JSON."""
+    """The page shows a plot below each table, and the results can be read again from JSON."""
     pytest.importorskip("matplotlib")
     spread = {"median": 1.0, "lower": 1.0, "upper": 1.0}
     row = {"name": "a", "base_name": "b", "unit": "us", "base": spread, "measured": spread, "ratio": spread, "goal": 2}

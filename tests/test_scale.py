@@ -333,7 +333,7 @@ async def test_source_that_never_waits_lets_other_tasks_run(
 async def test_streams_that_never_wait_share_a_step_of_the_loop(
     links: int, readers: int, microseconds: float, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No step takes more than 5 ms for ten streams that pass tokens on, or for twenty readers of one."""
+    """Once ten streams in a chain, or twenty readers of one stream, run, no step of the loop takes more than 5 ms."""
     clock = Clock(monkeypatch)
     gaps: list[float] = []
 
