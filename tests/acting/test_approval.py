@@ -85,7 +85,7 @@ async def refusing(ctx: InteractionContext) -> None:
 
 
 def deletes(*paths: str, text: str = "", show: bool = False, **settings: Any) -> Step:
-    """Return an answer that deletes files, and then perhaps shows the files."""
+    """Return an answer that calls `delete` for each path, and then `show` if asked to."""
     return Step(text, tool_calls=[*(("delete", {"path": path}) for path in paths), *[("show", {})] * show], **settings)
 
 
@@ -119,8 +119,11 @@ async def test_refusal_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert (record.levelname, "not on a Friday" in record.getMessage()) == ("INFO", True)
 
 
-async def test_open_questions_end_when_another_call_ends_the_loop() -> None:
-    """After an exception that ends the loop, approvers that still think are cancelled, and their calls do not run."""
+async def test_open_questions_end_when_another_call_ends_the_tool_loop() -> None:
+    """If a call raises an exception that ends the tool loop, approvers that are still at work are cancelled.
+
+    The calls that wait for their approval do not run.
+    """
     asked = asyncio.Event()
     ended = asyncio.Event()
 
@@ -148,7 +151,10 @@ async def test_open_questions_end_when_another_call_ends_the_loop() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_granted_call_runs_and_refused_call_does_not(kind: str) -> None:
-    """A granted call runs as any other; a refusal with its reason is the result; each comes with its decision."""
+    """A granted call runs; the result of a refused call is the refusal with its reason.
+
+    Both results come behind those of calls that need no approval.
+    """
     for approver, expected, deleted in (
         (granting, ["a b c", "deleted a", "deleted b"], ["a", "b"]),
         (refusing, ["a b c"] + ["!The call did not run, because it was refused: not on a Friday"] * 2, []),
@@ -163,7 +169,7 @@ async def test_granted_call_runs_and_refused_call_does_not(kind: str) -> None:
 
 
 async def test_approver_is_asked_about_valid_calls_of_whole_answers_only() -> None:
-    """The approver is sent one question for each call that could run, with the call; others are never asked about."""
+    """The approver gets one question, with the call, for each valid call of a whole answer, and for no other call."""
     asked: list[str] = []
 
     @miniagent
@@ -188,13 +194,13 @@ async def test_approver_is_asked_about_valid_calls_of_whole_answers_only() -> No
 
 
 async def _settled(promise: Any) -> None:
-    """Wait for the end of a promise."""
+    """Wait for the end of a promise, and ignore its error."""
     with contextlib.suppress(Exception):
         await promise
 
 
 async def test_approver_is_not_asked_if_the_answer_fails_after_its_calls() -> None:
-    """An answer that fails behind its finish reason has started its other calls, but no approver is asked about it."""
+    """If an answer fails behind its finish reason, calls without `approve=` have run, but no approver is asked."""
 
     def overlay(stream: Any) -> Any:
         """Return the response with an event that is no JSON behind its finish reason."""
@@ -300,7 +306,7 @@ async def test_refusal_wins_over_an_approval() -> None:
 
 
 async def test_error_of_an_approver_is_told_to_the_model(caplog: pytest.LogCaptureFixture) -> None:
-    """A call whose approver fails does not run; the error is its result, also with `errors_as_messages`."""
+    """A call whose approver fails does not run; the approver's error is its result, also with `errors_as_messages`."""
 
     @miniagent
     async def approver(ctx: InteractionContext) -> None:
@@ -317,7 +323,10 @@ async def test_error_of_an_approver_is_told_to_the_model(caplog: pytest.LogCaptu
 
 
 async def test_error_of_an_approver_is_let_through_in_raise_mode() -> None:
-    """With `tool_errors="raise"`, the error of an approver ends the loop in the place of the result."""
+    """With `tool_errors="raise"`, the error of an approver ends the tool loop, and awaiting the replies raises it.
+
+    With `errors_as_messages`, the last reply is an `ErrorMessage` in place of the raised error.
+    """
 
     @miniagent
     async def approver(ctx: InteractionContext) -> None:
@@ -333,7 +342,7 @@ async def test_error_of_an_approver_is_let_through_in_raise_mode() -> None:
 
 
 async def test_approver_can_end_a_dialog() -> None:
-    """A `StopDialog` of an approver ends the loop and never becomes a result."""
+    """A `StopDialog` of an approver ends the tool loop: awaiting the replies raises it, and the call does not run."""
 
     @miniagent
     async def approver(ctx: InteractionContext) -> None:
@@ -381,7 +390,7 @@ def test_approver_must_need_no_arguments() -> None:
 
 
 async def test_agent_as_a_tool_can_need_an_approval() -> None:
-    """An agent that is a tool with `approve=` runs, as a function does, when its approver was asked and granted it."""
+    """An agent that is a tool with `approve=` runs once its approver has granted the call, as a function does."""
     asked: list[Any] = []
 
     @miniagent
@@ -407,7 +416,10 @@ async def test_agent_as_a_tool_can_need_an_approval() -> None:
 async def ask_and_continue(
     kind: str, step: Step, then: Callable[[list[PendingApproval]], list[Any]], approver: Any = silent
 ) -> tuple[list[Any], list[Any], Files, ScriptedLLM]:
-    """Run an agent until it asks, and then again with further messages; return the replies of both runs."""
+    """Run an agent until it asks, and again with the messages that `then` makes of its questions.
+
+    Return the replies of both runs, the files, and the scripted model.
+    """
     files = Files(approver)
     llm = ScriptedLLM([step, "done"])
     agent = agent_of(llm, kind, tools=files.tools)
@@ -421,7 +433,10 @@ async def ask_and_continue(
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_question_without_a_decision_is_the_last_reply(kind: str) -> None:
-    """Calls beside an undecided one finish, its question is the last reply, and an approval lets it run."""
+    """If an approver does not decide, other calls finish, and its question is the last reply.
+
+    A later approval runs the call.
+    """
     first, second, files, llm = await ask_and_continue(
         kind, deletes("a", text="Well.", show=True), lambda questions: [questions[0].grant()]
     )
@@ -471,8 +486,13 @@ async def test_any_other_message_after_a_question_is_a_refusal(kind: str, other:
         (lambda p: [], []),
     ],
 )
-async def test_call_runs_when_the_last_word_after_a_question_approves_it(after: Any, deleted: list[str]) -> None:
-    """After a question, the call runs, once, if the last word of the user approves it, and otherwise does not."""
+async def test_call_runs_when_an_approval_follows_all_texts_and_no_refusal_comes(
+    after: Any, deleted: list[str]
+) -> None:
+    """A call runs once if an approval follows the user's last text, and no refusal comes before or after the approval.
+
+    Else the call does not run.
+    """
     _, second, files, llm = await ask_and_continue("chat", deletes("a"), lambda questions: after(questions[0]))
     assert files.deleted == deleted
     if len(llm.calls) == 2:
@@ -497,7 +517,10 @@ async def test_approver_is_asked_again_if_the_conversation_does_not_go_on() -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_model_is_asked_when_all_calls_are_decided(kind: str) -> None:
-    """After one of two approvals its call runs, and the other question is asked again; the model waits for both."""
+    """If one of two calls is approved, it runs, and the other call is asked about again.
+
+    The model is called when both are decided.
+    """
     files = Files(silent)
     llm = ScriptedLLM([deletes("a", "b", show=True), "done"])
     agent = agent_of(llm, kind, tools=files.tools)
@@ -534,7 +557,10 @@ async def test_approval_does_nothing_once_the_call_has_a_result() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_approval_counts_without_its_question(kind: str) -> None:
-    """If a history has lost the question, the approval of the call is enough, and does nothing after the result."""
+    """An approval runs its call also if the conversation lacks the question.
+
+    Once the call has a result, the approval does nothing.
+    """
     files = Files(silent)
     llm = ScriptedLLM([deletes("a", show=True), "done", "again"])
     agent = agent_of(llm, kind, tools=files.tools)
@@ -596,7 +622,7 @@ async def test_one_approval_runs_one_of_two_equal_calls() -> None:
 
 
 async def test_handoff_waits_for_the_approval() -> None:
-    """If an answer hands over and asks, the agent that takes over is sent the conversation after the decision."""
+    """If an answer has a handoff and a call to approve, the other agent gets the conversation after the decision."""
     files = Files(silent)
     expert_llm = ScriptedLLM("I take over.")
     expert = expert_llm.agent(alias="EXPERT", description="Knows.")
@@ -629,7 +655,10 @@ async def test_question_of_an_agent_that_took_over_names_it() -> None:
 async def test_decision_for_an_agent_that_took_over_is_an_error_of_the_agent_that_handed_over(
     *, has_approvals: bool, granted: bool
 ) -> None:
-    """A decision that comes to the wrong agent is an error that names the right one, and no model is asked again."""
+    """A decision sent to the agent that handed over is a `ValueError` that names the agent that asked.
+
+    No model is called.
+    """
     files = Files(silent)
 
     async def remove(path: str) -> str:
@@ -655,7 +684,7 @@ async def test_decision_for_an_agent_that_took_over_is_an_error_of_the_agent_tha
 
 @pytest.mark.parametrize("answered", [False, True])
 async def test_calls_of_the_caller_are_answered_beside_an_approval(answered: bool) -> None:
-    """After an approval, the model goes on only if the caller has answered its own call in the same answer."""
+    """If an answer also calls a tool that the caller runs, the model is called only once that call has a result."""
     files = Files(silent)
     dict_tool = {"type": "function", "function": {"name": "mine", "parameters": {}}}
     llm = ScriptedLLM([Step(tool_calls=[("delete", {"path": "a"}), ("mine", {})]), "done"])
@@ -698,7 +727,7 @@ async def test_agent_inside_a_tool_tells_that_an_approval_is_missing() -> None:
 
 
 async def test_hash_key_of_the_call_is_an_idempotency_key() -> None:
-    """The agent that runs finds the approved call as `ctx.tool_call`, with the hash key that the approval has."""
+    """In each run of an approved call, the agent has the call as `ctx.tool_call`, with the approval's hash key."""
     keys: list[str] = []
 
     @miniagent
@@ -761,7 +790,7 @@ def test_text_of_a_call_shows_its_arguments(arguments: str, shown: str) -> None:
 
 
 def test_approval_needs_the_call_it_fits() -> None:
-    """A decision and a question without their call are refused when they are made."""
+    """Making a decision without `call_hash_key` or `granted`, or a question without its call, raises `ValueError`."""
     make: Any = Approval
     ask: Any = PendingApproval
     for fields in ({}, {"granted": True}, {"call_hash_key": "x"}):

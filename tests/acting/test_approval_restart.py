@@ -212,7 +212,7 @@ async def test_history_of_a_killed_process_runs_what_was_approved_and_nothing_el
 async def _run_with_waiting_approver(
     trial: Trial, victim: str, history: ChatHistory, decides: bool, api: str = "scripted"
 ) -> None:
-    """Store the replies of a loop whose approver takes its time, and check what is left after a cancellation."""
+    """Store the replies of a tool loop whose approver takes its time, and check what is left after a cancellation."""
     working: set[str] = set()
 
     @miniagent
@@ -259,7 +259,7 @@ def _check(stored: list[Message], files: Files, decides: bool) -> None:
 def test_waiting_approver_ends_when_its_loop_is_cancelled_at_any_step(
     victim: str, decides: bool, effort: Effort
 ) -> None:
-    """Whenever a loop is cancelled, its approvers end, no call has run unapproved, and no effect is forgotten."""
+    """Whenever a tool loop is cancelled, its approvers end, no call has run unapproved, and no effect is forgotten."""
 
     async def scenario(trial: Trial) -> None:
         await _run_with_waiting_approver(trial, victim, InMemoryChatHistory(), decides)
@@ -273,7 +273,7 @@ def test_waiting_approver_ends_when_its_loop_is_cancelled_at_any_step(
 def test_waiting_approver_over_an_sdk_ends_when_its_loop_is_cancelled_at_any_step(
     victim: str, api: str, effort: Effort
 ) -> None:
-    """If a loop over the client of an SDK is cancelled at any step, its approver ends, and no effect is forgotten."""
+    """If a tool loop over an SDK's client is cancelled at any step, its approver ends, and no effect is forgotten."""
 
     async def scenario(trial: Trial) -> None:
         await _run_with_waiting_approver(trial, victim, InMemoryChatHistory(), True, api)

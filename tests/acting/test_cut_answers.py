@@ -1,4 +1,4 @@
-"""Answers with three calls, cut, truncated or broken at every place: no call runs twice or with cut arguments."""
+"""Answers with three calls, split or broken at every place: no call runs twice or with incomplete arguments."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def prompt_of(api: API, messages: list[Message]) -> list[dict[str, Any]]:
 
 
 async def sent_after(api: API, script: Any, retry: Retry | None = None) -> list[str]:
-    """Let an agent answer from a script; return the effects of its tools, and check the prompt that would follow."""
+    """Run an agent on a script, and return the names to which its tool has sent letters.
+
+    Check, too, that the prompt that would follow is valid, and has the result of each letter once.
+    """
     sent: list[str] = []
 
     async def send(to: str = "nobody") -> str:
@@ -63,8 +66,8 @@ async def sent_after(api: API, script: Any, retry: Retry | None = None) -> list[
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_calls_run_once_with_whole_arguments_however_the_bytes_are_cut(api: API, effort: Effort) -> None:
-    """Each call runs once and with whole arguments, at whichever places the network cuts the answer."""
+async def test_calls_run_once_with_whole_arguments_however_the_bytes_are_split(api: API, effort: Effort) -> None:
+    """Each call runs once and with whole arguments, wherever the network splits the bytes of the answer."""
     async with MiniAgents():
         for stream in _every(every_cut(answer(api)), effort(29, ci=3, nightly=1)):
             assert await sent_after(api, [stream, "done"]) == NAMES
@@ -72,7 +75,7 @@ async def test_calls_run_once_with_whole_arguments_however_the_bytes_are_cut(api
 
 @pytest.mark.parametrize("api", APIS)
 async def test_calls_of_an_answer_truncated_at_any_byte_run_all_or_not_at_all(api: API, effort: Effort) -> None:
-    """An answer that ends at any byte runs all of its calls, or none: never a part of them or cut arguments."""
+    """An answer that ends at any byte runs all of its calls or none, never with incomplete arguments."""
     stream = answer(api)
     seen: set[int] = set()
     async with MiniAgents():

@@ -1,4 +1,4 @@
-"""Histories of loops: no effect is forgotten, whichever message breaks off and whichever task is cancelled (law 8)."""
+"""Histories of tool loops: no effect is forgotten, whichever message breaks off or task is cancelled (law 8)."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ STOPPED = "stopped; whether it took effect is unknown"
 
 @pytest.fixture(params=["memory", "markdown", "sqlite"])
 def make_history(request: pytest.FixtureRequest, tmp_path: Path) -> MakeHistory:
-    """Function that opens a history; each call opens the same file, but a new history in memory."""
+    """Function that opens a history; each call opens the same file or database, but a new history in memory."""
     if request.param == "sqlite":
         return lambda: SQLChatHistory(sqlite_engine(tmp_path), chat_id="chat")
     return InMemoryChatHistory if request.param == "memory" else lambda: ChatHistoryMD(tmp_path / "chat.md")
 
 
 def in_short(messages: tuple[Message, ...]) -> list[tuple[str, Any, list[str], bool]]:
-    """Return role, content, names of calls, and if it is interrupted, of each message."""
+    """Return, for each message, its role, content and names of calls, and if the message is interrupted."""
     return [
         (
             str(message.role),
@@ -60,7 +60,7 @@ def in_short(messages: tuple[Message, ...]) -> list[tuple[str, Any, list[str], b
 
 
 async def test_history_keeps_a_loop_as_it_was(make_history: MakeHistory) -> None:
-    """A history loads the replies of a loop unchanged, a failed result too, and the next request holds all of them."""
+    """A history loads the replies of a tool loop unchanged, a failed result too; the next request has all of them."""
 
     async def double(number: int) -> int:
         """Double a number."""
@@ -105,7 +105,10 @@ async def test_history_forgets_a_broken_answer_without_text_and_calls(make_histo
 
 
 def _stall_after_the_finish_reason(stream: Any) -> Any:
-    """Return the response without what follows its finish reason, but for silence."""
+    """Return the response with silence in place of all that follows its finish reason.
+
+    Without this finish reason, the response is unchanged.
+    """
     place = next((n for n, chunk in enumerate(stream.chunks, 1) if b'"finish_reason":"tool_calls"' in chunk.data), 0)
     return faults.stall(after=place)(stream) if place else stream
 
@@ -126,7 +129,7 @@ def _stall_without_finish_reason(stream: Any) -> Any:
 
 @pytest.mark.parametrize("victim", ["replies", "storing"])
 async def test_history_keeps_effects_of_a_cancelled_loop(make_history: MakeHistory, victim: str) -> None:
-    """After a cancellation, the history has the answer with its calls, and each result that had ended."""
+    """After a tool loop is cancelled, the history has the answer with its calls, and each result that was complete."""
     stuck = asyncio.Event()
     done = asyncio.Event()
 
@@ -171,7 +174,10 @@ async def test_history_keeps_effects_of_a_cancelled_loop(make_history: MakeHisto
 async def test_history_keeps_an_effect_when_cancelled_in_the_step_in_which_the_tool_begins(
     make_history: MakeHistory, victim: str, text: str, api: str, overlay: Any
 ) -> None:
-    """If a loop is cancelled as soon as a tool begins, the next prompt has its call with a result of unknown effect."""
+    """If a tool loop is cancelled as soon as a tool begins, the next prompt has the call, and a result for it.
+
+    This result says that it is unknown if the call took effect.
+    """
     begun = asyncio.Event()
 
     async def pay() -> None:
@@ -224,7 +230,7 @@ async def test_history_keeps_what_has_arrived_when_storing_is_cancelled(make_his
 
 
 async def test_loaded_answer_of_an_earlier_process_is_paired(tmp_path: Path) -> None:
-    """An answer with calls whose results were never stored gets a result that says so in the next prompt."""
+    """If a history has calls without results, the next prompt has a result for each: "stopped", with unknown effect."""
     history = ChatHistoryMD(tmp_path / "chat.md")
     answer = AssistantMessage("", tool_calls=[ToolCall(id="a", name="act", arguments="{}")])
     llm = ScriptedLLM(["ok"])
@@ -238,7 +244,7 @@ async def test_loaded_answer_of_an_earlier_process_is_paired(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_history_of_a_killed_process_gives_a_complete_prompt(api: str, tmp_path: Path) -> None:
-    """Wherever a kill cuts the file of a loop, an agent can go on from it: each call has one result."""
+    """Wherever a kill cuts the file of a tool loop, an agent can go on from the file: each call has one result."""
 
     async def send(to: str) -> str:
         """Send a letter."""

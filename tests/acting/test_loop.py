@@ -1,4 +1,4 @@
-"""The loop of a model that calls tools: order of replies, start of calls, errors, and how the loop ends."""
+"""The tool loop, in which a model calls tools: order of replies, start of calls, errors, and how the loop ends."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_request_has_tools_in_the_form_of_the_api(api: API, written: dict[
 
 @pytest.mark.parametrize("tools", [None, [], [{"type": "function", "function": {"name": "x"}}]])
 async def test_agent_without_tools_to_run_replies_one_message(tools: Any) -> None:
-    """Without tools for the loop, the agent's function ends at once, and its one reply is the answer."""
+    """Without tools, or with dicts as the only tools, the model's answer is the agent's only reply."""
     llm = ScriptedLLM([calls("x")])
     async with MiniAgents():
         replies = await llm.agent(tools=tools).trigger("Hi")
@@ -147,7 +147,7 @@ async def test_agent_without_tools_to_run_replies_one_message(tools: Any) -> Non
 
 
 async def test_answer_streams_at_once() -> None:
-    """The tokens of an answer can be read while it goes on, whether calls follow or not."""
+    """The tokens of an answer can be read while it goes on, also if calls follow."""
     llm = ScriptedLLM([calls("double", text="one two three", then="hold", after=2), "done"])
     async with MiniAgents():
         replies = aiter(llm.agent(tools=[double]).trigger("Hi"))
@@ -160,7 +160,7 @@ async def test_answer_streams_at_once() -> None:
 
 
 async def test_result_promise_is_there_when_its_call_starts() -> None:
-    """While two calls run, readers have the promises of both results, whose id and name are known beforehand."""
+    """While two calls run, readers have the promises of both results, with call id and name in `known_beforehand`."""
     go_on = asyncio.Event()
 
     async def wait() -> str:
@@ -217,7 +217,10 @@ async def test_loop_goes_on_without_readers() -> None:
 
 
 async def test_loop_works_on_demand() -> None:
-    """In a context that starts nothing soon, a loop begins with its first reader, and makes the usual replies."""
+    """With `start_everything_soon_by_default=False`, a tool loop begins with its first reader.
+
+    Its replies are the usual ones.
+    """
     llm = ScriptedLLM([calls(("double", {"number": 1})), "done"])
     async with MiniAgents(start_everything_soon_by_default=False):
         replies = llm.agent(tools=[double]).trigger("Hi")
@@ -230,7 +233,7 @@ async def test_loop_works_on_demand() -> None:
 
 
 async def test_last_is_the_final_answer() -> None:
-    """`last` of the replies gives the tokens of the last message, and resolves to that message object."""
+    """`last` of the replies streams the tokens of the last message, and resolves to that message object."""
     llm = ScriptedLLM([calls(("double", {"number": 1}), text="Let me see."), "It is two."])
     async with MiniAgents():
         replies = llm.agent(tools=[double]).trigger("Hi")
@@ -284,7 +287,7 @@ async def test_single_text_leaves_out_calls_and_results() -> None:
 
 
 async def test_single_text_of_an_agent_without_tools_streams() -> None:
-    """An answer that cannot call tools streams through `as_single_text_promise` as before."""
+    """An answer of an agent without tools streams through `as_single_text_promise`."""
     llm = ScriptedLLM([Step("one two three", then="hold", after=2)])
     async with MiniAgents():
         text = llm.agent().trigger("Hi").as_single_text_promise()
@@ -296,7 +299,7 @@ async def test_single_text_of_an_agent_without_tools_streams() -> None:
 
 
 async def test_single_text_has_the_tokens_before_an_error() -> None:
-    """The text of an answer that breaks off comes before its error, although it could have had calls."""
+    """If an answer of an agent with tools breaks off, `as_single_text_promise` yields its tokens and then raises."""
     llm = ScriptedLLM([Step("one two three", then="reset", after=2)])
     seen: list[str] = []
     async with MiniAgents():
@@ -364,7 +367,7 @@ async def test_calls_of_a_truncated_answer_do_not_run(api: API) -> None:
 
 
 async def test_calls_with_arguments_that_are_cut_early_wait_for_the_end() -> None:
-    """If a server sends the finish reason before whole arguments, the call waits for the end of the response."""
+    """If the finish reason comes before the rest of the arguments, the call waits for the end of the response."""
     seen: list[int] = []
 
     async def act(number: int = 0) -> None:
@@ -390,7 +393,10 @@ async def test_calls_with_arguments_that_are_cut_early_wait_for_the_end() -> Non
 
 
 async def test_answer_that_fails_after_its_calls_have_started_keeps_their_results() -> None:
-    """An answer whose rest is an error after its calls began is not repeated; results stay, and the loop ends."""
+    """If an answer fails after its calls have started, it is not requested again.
+
+    The results stay, and the tool loop ends.
+    """
     ran: list[str] = []
 
     async def act() -> str:
@@ -418,7 +424,7 @@ async def test_answer_that_fails_after_its_calls_have_started_keeps_their_result
 
 @pytest.mark.parametrize("api", APIS)
 async def test_calls_of_a_cut_answer_are_answered_with_an_error(api: API) -> None:
-    """After the length limit no call runs; each is answered with an error, and the model is asked again."""
+    """If an answer ends at its length limit, its calls do not run: each gets an error, and the model is asked again."""
     ran: list[int] = []
 
     async def act() -> None:
@@ -441,14 +447,14 @@ async def test_calls_of_a_cut_answer_are_answered_with_an_error(api: API) -> Non
     [("chat", "content_filter"), ("responses", "content_filter"), ("messages", "refusal"), ("chat", "refusal")],
 )
 async def test_calls_of_a_filtered_answer_do_not_run(api: API, reason: str) -> None:
-    """After a filter or a refusal the calls do not run, and the answer is the last reply."""
+    """If a content filter or a refusal ends an answer, its calls do not run, and the answer is the last reply."""
     llm = ScriptedLLM([calls("fail", finish_reason=reason)])
     async with MiniAgents():
         assert short(await agent_of(llm, api, tools=[fail]).trigger("Hi")) == ["[fail]"]
 
 
-async def test_calls_run_whatever_else_the_finish_reason_says() -> None:
-    """Calls run after "stop" as after "tool_calls", because many servers send it."""
+async def test_calls_run_after_the_finish_reason_stop() -> None:
+    """Calls run, too, if the finish reason is "stop" in place of "tool_calls", as many servers send it."""
     llm = ScriptedLLM([calls(("double", {"number": 3}), finish_reason="stop"), "done"])
     async with MiniAgents():
         assert short(await llm.agent(tools=[double]).trigger("Hi")) == ["[double]", "6", "done"]
@@ -569,7 +575,7 @@ async def test_tool_can_end_a_dialog() -> None:
 
 
 async def test_unobserved_error_of_a_tool_is_reported_once() -> None:
-    """An exception that is let through and that no reader gets is an unobserved failure of the run, once."""
+    """With `tool_errors="raise"`, an exception of a tool that no reader gets is raised once at the end of the run."""
     llm = ScriptedLLM([calls("fail")])
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
@@ -585,7 +591,7 @@ async def test_failed_answer_is_one_failed_reply() -> None:
 
 
 async def test_unread_failed_answer_is_reported_once() -> None:
-    """If an answer breaks and no reader gets it, the run raises its error, and only once."""
+    """If an answer breaks and no reader gets it, its error is raised once at the end of the run."""
     llm = ScriptedLLM([Step("half of", then="reset", after=1)])
     with pytest.raises(ExceptionGroup) as caught:
         async with MiniAgents():
@@ -594,7 +600,7 @@ async def test_unread_failed_answer_is_reported_once() -> None:
 
 
 async def test_loop_works_with_errors_as_messages() -> None:
-    """With errors as messages, a failed result is followed by its error as a message, and the loop ends."""
+    """With `errors_as_messages`, a tool's exception is replied as a message in place of its result; the loop ends."""
     llm = ScriptedLLM([calls(("double", {"number": 1}), "fail"), "not reached"])
     async with MiniAgents(errors_as_messages=True):
         replies = await llm.agent(tools=[double, fail], tool_errors="raise").trigger("Hi")
@@ -606,7 +612,7 @@ async def test_loop_works_with_errors_as_messages() -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_calls_of_dict_tools_end_the_loop(api: API) -> None:
-    """Calls of a tool that was given as a dict are the caller's: the others are answered, and the replies end."""
+    """Calls of a tool that was given as a dict are left to the caller; other calls run, and the replies end."""
     schema = {"type": "object", "properties": {}}
     own: dict[str, Any] = {"type": "function", "function": {"name": "own", "parameters": schema}}
     if api == "responses":
@@ -762,7 +768,7 @@ async def test_stopping_the_call_stops_its_tools(way: str) -> None:
 
 
 async def test_agents_in_tools_are_cancelled_through_models() -> None:
-    """Cancelling the outer replies cancels an agent on a model that a tool runs, and the tools of that one."""
+    """Cancelling an agent's replies cancels a model agent that runs as its tool, and the tools of this inner agent."""
     started, ended = asyncio.Event(), asyncio.Event()
 
     async def act() -> None:
@@ -783,7 +789,7 @@ async def test_agents_in_tools_are_cancelled_through_models() -> None:
 
 
 async def test_result_that_is_cancelled_ends_the_loop() -> None:
-    """Cancelling the promise of one result stops its tool, and its error ends the replies; no request follows."""
+    """Cancelling the promise of one result stops its tool; a `PromiseCancelledError` ends the replies."""
     stopped = asyncio.Event()
 
     async def act() -> AsyncIterator[str]:

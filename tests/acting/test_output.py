@@ -88,7 +88,7 @@ async def final_answer_of(llm: ScriptedLLM, api: API, **settings: Any) -> Any:
 
 
 async def error_of(llm: ScriptedLLM, api: API, **settings: Any) -> OutputInvalidError:
-    """Return the error of the last reply of an agent."""
+    """Return the `OutputInvalidError` that awaiting the last reply of an agent raises."""
     with pytest.raises(OutputInvalidError) as caught:
         await final_answer_of(llm, api, **settings)
     return caught.value
@@ -116,7 +116,7 @@ async def error_of(llm: ScriptedLLM, api: API, **settings: Any) -> OutputInvalid
     ids=str,
 )
 async def test_parsed_is_the_value_of_the_answer(type_: Any, value: Any, api: API, mode: str, stream: bool) -> None:
-    """`parsed` of the final answer is the value of any type that pydantic knows, as a text and as a call."""
+    """`parsed` of the final answer is the value, for any type that pydantic knows, sent as a text or as a call."""
     llm = ScriptedLLM([Step.of_output(value, cut=3)])
     message = await final_answer_of(llm, api, output=type_, output_mode=mode, stream=stream)
     assert message.parsed == value
@@ -128,7 +128,7 @@ async def test_parsed_is_the_value_of_the_answer(type_: Any, value: Any, api: AP
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_type_without_strict_schema_goes_with_a_tool(api: API) -> None:
-    """`dict[str, int]` is refused at creation by its field, and works as the arguments of a call."""
+    """`output=dict[str, int]` is a `TypeError` at creation by default, and works with `output_mode="tool"`."""
     llm = ScriptedLLM([Step.of_output({"a": 1})])
     with pytest.raises(TypeError, match=r"'dict\[str, int\]'.*any keys.*output_mode=\"tool\""):
         agent_of(llm, api, output=dict[str, int])
@@ -266,7 +266,7 @@ def asked(llm: ScriptedLLM, number: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_schema_mode_asks_in_the_form_of_the_api(api: API) -> None:
-    """The schema of an int goes out as `response_format`, `text.format` or `output_config`, beside user's options."""
+    """The schema goes out as `response_format`, `text.format` or `output_config`, beside the user's options."""
     more: dict[str, Any] = {"chat": {}, "responses": {"text": {"verbosity": "low"}}}.get(
         api, {"output_config": {"effort": "low"}}
     )
@@ -292,7 +292,10 @@ async def test_schema_mode_asks_in_the_form_of_the_api(api: API) -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_tool_mode_forces_a_call_in_the_form_of_the_api(api: API) -> None:
-    """Without other tools the output's tool is forced; beside others any call is, in each round."""
+    """Without other tools, `tool_choice` forces the output's tool.
+
+    Beside other tools, it forces a call of any tool, in each request.
+    """
     name = {"name": "final_answer"}
     one, some = {
         "chat": ({"type": "function", "function": name}, "required"),
@@ -337,14 +340,17 @@ async def test_tool_mode_forces_a_call_in_the_form_of_the_api(api: API) -> None:
     ],
 )
 async def test_a_forced_choice_of_the_user_goes_out_once(api: API, forced: Any, later: Any) -> None:
-    """A `tool_choice` that forces a call is for the first request; with results it would force calls without end."""
+    """A `tool_choice` that forces a call goes out with the first request only; else it would force calls without end.
+
+    A `tool_choice` that forces no call goes out with each request.
+    """
     llm = ScriptedLLM([Step(tool_calls=[("double", {"number": 2})]), "4"])
     await final_answer_of(llm, api, tools=[double], tool_choice=forced)
     assert [asked(llm, number).get("tool_choice") for number in range(2)] == [forced, later]
 
 
 async def test_a_forced_choice_goes_unchanged_with_tools_that_the_caller_runs() -> None:
-    """Where the caller answers the calls, each request is the caller's own, and so is its choice."""
+    """With only tools that the caller runs, a `tool_choice` that forces a call goes out with each request."""
     described = {"type": "function", "function": {"name": "theirs", "parameters": {}}}
     llm = ScriptedLLM([Step(tool_calls=[("theirs", {})]), Step(tool_calls=[("theirs", {})])])
     async with MiniAgents():
@@ -375,7 +381,10 @@ def test_settings_that_contradict_an_output_are_refused_at_creation(api: API, se
 
 
 async def test_thinking_goes_with_a_schema_and_with_a_call_that_is_not_forced() -> None:
-    """Anthropic refuses forced calls with thinking; a schema, adaptive thinking and `auto` are accepted."""
+    """Anthropic's thinking is accepted with a schema.
+
+    In tool mode it is accepted if it is adaptive, or if `tool_choice` is `auto`.
+    """
     thinking = {"type": "enabled", "budget_tokens": 2048}
     for settings in (
         {"thinking": thinking},
@@ -427,7 +436,7 @@ async def test_only_the_final_answer_of_a_loop_is_the_output(api: API, mode: str
 
 @pytest.mark.parametrize("api", APIS)
 async def test_an_output_beside_other_calls_waits_for_their_results(api: API) -> None:
-    """An output beside calls of tools was written without their results: they run, and it is asked for again."""
+    """If an answer has the output's call beside other calls, these run, and the model is asked for the output again."""
     both = Step(tool_calls=[("double", {"number": 2}), ("final_answer", {"good": False})])
     llm = ScriptedLLM([both, Step.of_output(GOOD)])
     async with MiniAgents():
@@ -453,7 +462,10 @@ async def test_the_first_call_of_the_output_counts(api: API, stream: bool) -> No
 
 @pytest.mark.parametrize("api", APIS)
 async def test_calls_of_the_callers_tools_end_without_an_output(api: API) -> None:
-    """An answer that calls a tool of the caller's stays whole, and an `OutputInvalidError` with it ends the replies."""
+    """An answer that calls a tool which the caller runs stays whole.
+
+    An `OutputInvalidError` with this answer follows it.
+    """
     described: dict[str, Any] = {
         "chat": {"type": "function", "function": {"name": "theirs", "parameters": {}}},
         "responses": {"type": "function", "name": "theirs", "parameters": {}},
@@ -473,7 +485,10 @@ async def test_calls_of_the_callers_tools_end_without_an_output(api: API) -> Non
 
 
 async def test_a_handoff_ends_without_an_output() -> None:
-    """After a handoff the other agent's replies come, and then the error with the last of them."""
+    """After a handoff come the other agent's replies, and then an `OutputInvalidError`.
+
+    Its `partial` is the last of these replies, or an empty message.
+    """
 
     @miniagent
     async def clerk(ctx: InteractionContext) -> None:
@@ -492,7 +507,10 @@ async def test_a_handoff_ends_without_an_output() -> None:
 
 
 async def test_a_call_that_waits_for_its_approval_ends_without_an_output() -> None:
-    """After the question about a call comes the error with this question; the approved call leads to the output."""
+    """If a call waits for its approval, an `OutputInvalidError` with the question follows it.
+
+    Once the call is approved, the model gives the output.
+    """
 
     @miniagent
     async def absent(ctx: InteractionContext) -> None:
@@ -523,7 +541,7 @@ async def test_a_model_that_goes_on_calling_fails_with_the_error_of_the_loop() -
 
 @pytest.mark.parametrize("api", APIS)
 async def test_an_output_by_call_streams_as_text(api: API) -> None:
-    """The arguments of the output's call are tokens as they arrive, without events of calls and the text before."""
+    """The arguments of the output's call stream as text; the text before the call and events of calls are left out."""
     llm = ScriptedLLM([Step("Here it is: ", tool_calls=[("final_answer", GOOD.model_dump())], cut=5)])
     async with MiniAgents():
         promise = agent_of(llm, api, output=Verdict, output_mode="tool").trigger("Hello").last
@@ -539,7 +557,7 @@ async def test_an_output_by_call_streams_as_text(api: API) -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_text_instead_of_the_call_is_delivered(api: API) -> None:
-    """An answer without the forced call is its text: valid JSON is accepted, as some servers do not force calls."""
+    """If a model answers with JSON text in place of the forced call, as on some servers, this text is the output."""
     llm = ScriptedLLM(Step(GOOD, cut=4))
     message = await final_answer_of(llm, api, output=Verdict, output_mode="tool")
     assert message.parsed == GOOD
@@ -547,7 +565,7 @@ async def test_a_text_instead_of_the_call_is_delivered(api: API) -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_outputs_by_call_are_read_in_every_variant_of_an_api(api: API) -> None:
-    """The variants in which servers send calls make no difference to an output."""
+    """An output by a call is read in each variant in which servers of an API send calls."""
     call = ToolCall(id="call_1", name="final_answer", arguments=GOOD.model_dump_json())
     step = Step("Hm.", tool_calls=[call], cut=3, reasoning="Hm.")
     for quirk in QUIRKS[api]:
@@ -584,7 +602,7 @@ async def test_a_broken_answer_by_call_keeps_what_arrived(api: API) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("api", APIS)
 async def test_an_output_that_is_cut_anywhere_is_an_error_with_its_beginning(api: API, mode: str) -> None:
-    """After any event at which the stream ends, the answer is whole, or an error with a beginning of the output."""
+    """Wherever the stream ends, the answer is whole, or an `LLMError` has the beginning that had arrived."""
     text = GOOD.model_dump_json()
     call = ToolCall(id="call_1", name="final_answer", arguments=text)
     step = Step(text, cut=5) if mode == "schema" else Step("Hm.", tool_calls=[call], cut=5)
@@ -618,7 +636,7 @@ async def test_an_output_by_call_does_not_depend_on_the_chunks(api: API) -> None
 
 
 async def test_events_of_other_calls_stay_beside_an_output_by_call() -> None:
-    """With an output that comes by a call, an answer that calls another tool has the events of its text and call."""
+    """With `output_mode="tool"`, an answer that calls another tool has the events of its text and of this call."""
     llm = ScriptedLLM([Step("Hm.", tool_calls=[("double", {"number": 2})]), Step.of_output(GOOD)])
     async with MiniAgents():
         replies = llm.agent(tools=[double], output=Verdict, output_mode="tool").trigger("Hello")

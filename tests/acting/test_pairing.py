@@ -50,7 +50,7 @@ def prompt_of(api: str, messages: list[Any], **options: Any) -> list[dict[str, A
 
 
 def pairs(api: str, prompt: list[dict[str, Any]]) -> list[tuple[str, Any]]:
-    """Return id and content of each call (None) and of each result in a prompt."""
+    """Return, in the order of a prompt, (id, None) for each call and (id, content) for each result."""
     found: list[tuple[str, Any]] = []
     for item in prompt:
         if api == "chat":
@@ -147,7 +147,10 @@ def test_missing_result_is_an_error_for_anthropic() -> None:
 
 
 def test_ids_fit_the_api() -> None:
-    """Ids with other characters become valid for Anthropic, and long ones for Responses; a chat keeps them."""
+    """An id that is too long, or has characters that Anthropic refuses, is replaced where the API needs it.
+
+    Chat Completions gets the id unchanged.
+    """
     long = "functions.f:0" + "x" * 100
     history = [UserMessage("q"), calling(long), result(long, "1")]
     assert pairs("chat", prompt_of("chat", history)) == [(long, None), (long, "1")]
@@ -157,8 +160,11 @@ def test_ids_fit_the_api() -> None:
         assert [content for _, content in pairs(api, prompt)] == [None, "1"]
 
 
-def test_own_form_of_an_answer_is_sent_with_its_thinking() -> None:
-    """An unedited answer keeps its blocks, thinking included; its ids are those of the prompt."""
+def test_content_blocks_of_an_answer_are_sent_with_its_thinking() -> None:
+    """The `content_blocks` of an unedited answer are sent, thinking included.
+
+    An id of a call that an earlier call has gets a suffix.
+    """
     blocks: list[dict[str, Any]] = [
         {"type": "thinking", "thinking": "Hm", "signature": "s"},
         {"type": "text", "text": "Well"},
@@ -173,8 +179,8 @@ def test_own_form_of_an_answer_is_sent_with_its_thinking() -> None:
     assert prompt[3]["content"] == [*blocks[:2], {**blocks[2], "id": "a_2"}, {**blocks[3], "id": "b_2"}]
 
 
-def test_own_form_of_a_broken_answer_has_only_what_is_whole() -> None:
-    """Of an answer that broke off, signed thinking, texts, and calls with a result are sent."""
+def test_content_blocks_of_a_broken_answer_are_sent_if_they_are_whole() -> None:
+    """Of the `content_blocks` of a broken answer, only signed thinking, texts, and calls with a result are sent."""
     blocks: list[dict[str, Any]] = [
         {"type": "thinking", "thinking": "Hm", "signature": "s"},
         {"type": "thinking", "thinking": "not sig"},
@@ -189,8 +195,8 @@ def test_own_form_of_a_broken_answer_has_only_what_is_whole() -> None:
     assert prompt[1]["content"] == [blocks[0], blocks[2], blocks[4]]
 
 
-def test_edited_calls_win_over_the_own_form_of_an_answer() -> None:
-    """If the calls of an answer were edited, its blocks and items are made of its fields."""
+def test_edited_calls_win_over_those_in_the_providers_form_of_an_answer() -> None:
+    """If `tool_calls` of an answer were edited, the prompt has these, not the calls in `content_blocks` or `output`."""
     blocks = [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]
     items = [{"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}]
     for api, answer in (
@@ -204,7 +210,7 @@ def test_edited_calls_win_over_the_own_form_of_an_answer() -> None:
 
 @pytest.mark.parametrize("api", APIS)
 def test_call_in_a_part_is_a_call_for_every_api(api: str) -> None:
-    """A call in Anthropic's form among the parts of an answer is sent as a call to each API."""
+    """A call that is a `tool_use` block in the content of an answer is sent as a call to each API."""
     part = {"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}}
     answer = AssistantMessage([{"type": "text", "text": "Well"}, part])
     prompt = prompt_of(api, [UserMessage("q"), answer, result("a")])
@@ -223,7 +229,10 @@ def test_call_that_is_a_part_and_a_field_is_one_call(api: str) -> None:
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("url", ["data:image/png;base64,iVBO", "https://example.com/cat.png"])
 def test_image_of_a_result_has_the_form_of_the_api(api: str, url: str) -> None:
-    """An image in the form of any API goes to each API in its own form; a chat has it in a message of the user."""
+    """An image of a result, in any API's format, is sent in the format of the API that gets the prompt.
+
+    Chat Completions gets the image in a user message behind the results.
+    """
     is_data = url.startswith("data:")
     source = {"type": "base64", "media_type": "image/png", "data": "iVBO"} if is_data else {"type": "url", "url": url}
     forms: dict[str, dict[str, Any]] = {
@@ -244,8 +253,8 @@ def test_image_of_a_result_has_the_form_of_the_api(api: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("api", APIS)
-def test_part_of_a_result_in_the_own_form_of_the_api_is_unchanged(api: str) -> None:
-    """A part in the API's own form keeps its other fields, and a part of another kind is sent as it is."""
+def test_part_of_a_result_in_the_format_of_the_api_is_unchanged(api: str) -> None:
+    """A part of a result in the API's own format, an image or another type, is sent with all its fields."""
     forms: dict[str, dict[str, Any]] = {
         "responses": {"type": "input_image", "image_url": "https://example.com/cat.png", "detail": "low"},
         "messages": {"type": "image", "source": {"type": "file", "file_id": "f"}, "cache_control": {"type": "x"}},
@@ -256,7 +265,10 @@ def test_part_of_a_result_in_the_own_form_of_the_api_is_unchanged(api: str) -> N
 
 
 async def test_result_of_an_earlier_request_is_sent_when_the_server_knows_its_call() -> None:
-    """With `previous_response_id`, a result without its call goes out, because the server has the call."""
+    """With `previous_response_id` or `conversation`, a result without its call is sent, as the server has the call.
+
+    Without these options, such a result is left out.
+    """
     for options, items in (({"previous_response_id": "r"}, 2), ({"extra_body": {"conversation": "c"}}, 2), ({}, 1)):
         llm = ScriptedLLM(["ok"])
         async with MiniAgents():
@@ -372,7 +384,10 @@ _CONVERSATIONS = st.lists(_answers() | _results() | _approvals() | st.builds(Use
 
 @given(history=_CONVERSATIONS, api=st.sampled_from(APIS), has_tools=st.booleans())
 def test_any_mix_of_messages_gives_a_prompt_that_the_api_accepts(history: list[Any], api: str, has_tools: bool) -> None:
-    """The prompt of a conversation of any messages, in any order, keeps the rules of the API."""
+    """The prompt of a conversation of any messages, in any order, keeps the rules of the API.
+
+    It is the same as without the questions about calls and the decisions on them.
+    """
     options = {"has_tools": has_tools} if api == "messages" else {}
     prompt = prompt_of(api, [UserMessage("q"), *history], **options)
     check_prompt(api, prompt, has_tools=has_tools or api != "messages")
@@ -381,8 +396,8 @@ def test_any_mix_of_messages_gives_a_prompt_that_the_api_accepts(history: list[A
 
 
 @given(history=_CONVERSATIONS)
-def test_no_result_of_a_call_is_lost(history: list[Any]) -> None:
-    """A prompt has as many results that are no placeholders as can be matched to calls before them, in any API."""
+def test_prompts_of_all_apis_have_equally_many_results(history: list[Any]) -> None:
+    """For any conversation, the prompts of all APIs have the same number of results, placeholders not counted."""
     counts = set()
     for api in APIS:
         found = pairs(api, prompt_of(api, [UserMessage("q"), *history]))

@@ -164,7 +164,7 @@ def test_field_as_default_gives_description_and_default() -> None:
 
 
 def test_default_that_is_no_json_is_not_shown() -> None:
-    """A default value without a JSON form makes the parameter optional, and stands not in the schema."""
+    """A default value without a JSON form makes the parameter optional, and is left out of the schema."""
 
     def search(query: str, place: Any = Database) -> None:
         """Search."""

@@ -1,4 +1,4 @@
-"""Requests of loops are valid by the types that the SDKs publish, over several rounds and after any cancellation."""
+"""Requests of tool loops fit the types that the SDKs publish, over several rounds and after any cancellation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ MORE = Step(tool_calls=[("double", {"number": 2, "times": [1]}), ("unknown", {})
 async def test_each_request_of_a_loop_is_valid_by_the_types_of_the_sdk(
     api: API, output_mode: str, stream: bool
 ) -> None:
-    """The SDK's types allow the bodies of all requests: three of a loop with tools and an output, and one of a fork."""
+    """Each request fits the SDK's types.
+
+    The requests are three of a tool loop with an output, and one of a fork without tools and output.
+    """
     llm = ScriptedLLM([THREE, MORE, Step.of_output(Verdict(good=True)), "Thanks."])
     async with MiniAgents():
         agent = agent_of(
@@ -78,7 +81,7 @@ async def test_each_request_of_a_loop_is_valid_by_the_types_of_the_sdk(
 @pytest.mark.parametrize("other", APIS)
 @pytest.mark.parametrize("api", APIS)
 async def test_a_loop_goes_on_with_another_api(api: API, other: API) -> None:
-    """A conversation with calls and thoughts of one API makes valid bodies for another API."""
+    """A conversation with calls and reasoning of one API makes valid bodies for another API."""
     llm = ScriptedLLM([THREE, Step("4.", reasoning="Twice two."), Step(tool_calls=[("double", {"number": 3})]), "6."])
     async with MiniAgents():
         replies = await agent_of(llm, api, tools=[double, refuse]).trigger("Hello")
@@ -89,7 +92,7 @@ async def test_a_loop_goes_on_with_another_api(api: API, other: API) -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_request_after_a_cancellation_at_any_step_is_valid(api: API) -> None:
-    """Whichever step of the loop a cancellation comes at, what a history has kept makes a valid body."""
+    """At whichever step a tool loop is cancelled, the messages that a history has stored make a valid next request."""
     finished = False
     for steps in range(0, 400, 7):
         llm, history = ScriptedLLM([THREE, MORE, "Done."]), InMemoryChatHistory()
@@ -112,7 +115,7 @@ async def test_a_request_after_a_cancellation_at_any_step_is_valid(api: API) -> 
 
 
 def test_the_types_of_the_sdks_refuse_what_an_api_does_not_know() -> None:
-    """The validators refuse unknown parameters, wrong types, and unknown keys at any depth."""
+    """`check_body` refuses unknown parameters, wrong types, and unknown keys at any depth."""
     user = {"role": "user", "content": "Hello"}
     good: dict[str, dict[str, Any]] = {
         "chat": {"model": "m", "messages": [user], "stream": True},

@@ -157,7 +157,7 @@ async def _returns_a_promise_in_a_list() -> Any:
 async def test_result_that_was_not_awaited_is_an_error_that_says_what_to_write(
     work: Callable[[], Any], what: str
 ) -> None:
-    """A tool that gives a coroutine, an async generator or a promise in a value gets an error with the right line."""
+    """If a tool's value has a coroutine, an async generator or a promise, the result is an error that says to await."""
     async with MiniAgents():
         result = await result_of(work)
     assert result.is_error
@@ -165,7 +165,7 @@ async def test_result_that_was_not_awaited_is_an_error_that_says_what_to_write(
 
 
 async def test_async_generator_streams_into_the_result() -> None:
-    """What an async generator yields can be read while it goes on; a value that is no text is a line of JSON."""
+    """What an async generator yields can be read while it runs; a yielded value that is no text is a line of JSON."""
     go_on = asyncio.Event()
 
     async def work() -> AsyncIterator[Any]:
@@ -244,7 +244,7 @@ async def test_partial_of_an_async_function_is_awaited() -> None:
 
 
 async def test_lambda_that_returns_a_coroutine_is_awaited() -> None:
-    """A function that is not async may return an awaitable, which is awaited in the loop."""
+    """A function that is not async may return an awaitable, which is awaited on the event loop."""
 
     async def inner() -> str:
         return "inner"
@@ -274,7 +274,7 @@ async def _raise_cancelled() -> None:
 
 
 def _works_that_raise(cancelled: bool) -> dict[str, Any]:
-    """Return tools of each kind that raise `CancelledError` by themselves, or an error without a text."""
+    """Return tools that raise `CancelledError` by themselves, or, if not `cancelled`, an error whose `str` fails."""
 
     class OddError(Exception):
         """Error whose text cannot be made."""
@@ -335,7 +335,7 @@ async def test_error_without_a_text_is_told_by_its_class(name: str) -> None:
 
 
 async def test_cancellation_that_a_tool_raises_by_itself_is_an_error_in_raise_mode() -> None:
-    """A tool that raises `CancelledError` by itself ends the replies with an error that names the tool."""
+    """With `tool_errors="raise"`, a tool that raises `CancelledError` by itself is a `RuntimeError` that names it."""
 
     async def work() -> None:
         """Work."""
@@ -393,7 +393,10 @@ async def test_agent_gets_its_arguments_and_the_call() -> None:
 
 
 async def test_agent_without_parameters_gets_the_message() -> None:
-    """An agent without parameters is sent the argument `message`; `ctx.tool_call` is None for other calls."""
+    """An agent without parameters gets the argument `message` as its message.
+
+    If no tool loop calls the agent, `ctx.tool_call` is None.
+    """
     seen: list[Any] = []
 
     @miniagent
@@ -411,7 +414,7 @@ async def test_agent_without_parameters_gets_the_message() -> None:
 
 
 async def test_agent_on_a_model_as_a_tool_leaves_out_its_own_calls() -> None:
-    """The result of an agent with tools is its text without calls and results of its own."""
+    """If a model agent with tools is a tool, the result is its text, without the calls and results of its own tools."""
 
     async def clock() -> str:
         """Tells the time."""
@@ -463,7 +466,7 @@ async def test_timeout_of_a_tool_is_told(is_agent: bool) -> None:
 
 
 async def test_timeout_of_a_tool_abandons_a_thread() -> None:
-    """A function that is not async and takes too long is abandoned: the loop goes on while its thread works."""
+    """If a function that is not async exceeds the timeout, the result is an error while its thread works on."""
     release = threading.Event()
     ended = threading.Event()
 

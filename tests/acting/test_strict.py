@@ -140,7 +140,10 @@ def schemas_in(schema: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("is_enforced", [OPENAI, ANTHROPIC], ids=["openai", "anthropic"])
 @pytest.mark.parametrize("type_", STRICT_TYPES, ids=str)
 def test_strict_schemas_close_every_object_and_require_every_property(type_: Any, is_enforced: IsEnforced) -> None:
-    """In a strict schema each object is closed and requires its properties, and no other keyword is left."""
+    """In a strict schema each object allows only its own properties, and requires all of them.
+
+    No keyword is left that strict mode refuses, such as `default` or `oneOf`.
+    """
     schema = strict(type_, is_enforced)
     assert schema["type"] == "object"
     for each in schemas_in(schema):
@@ -154,7 +157,7 @@ def test_strict_schemas_close_every_object_and_require_every_property(type_: Any
 
 @pytest.mark.parametrize("type_", [Everything, Tree, Point, Empty], ids=str)
 def test_values_of_a_type_fit_its_strict_schema(type_: type[BaseModel]) -> None:
-    """What pydantic writes of a value is valid by the strict schema, and is read as the same value again."""
+    """The JSON that pydantic writes of a value fits the type's strict schema, and is read as an equal value."""
     values: dict[type[BaseModel], BaseModel] = {
         Everything: Everything(
             flag=True,
@@ -191,7 +194,7 @@ def test_values_of_a_type_fit_its_strict_schema(type_: type[BaseModel]) -> None:
     ids=str,
 )
 def test_a_type_without_a_strict_form_is_refused_with_its_field(type_: Any, field: str, reason: str) -> None:
-    """A type that cannot be strict is a `TypeError` that names the field, the reason and the other mode."""
+    """A type without a strict schema raises a `TypeError` with the field, the reason, and a hint at `output_mode=`."""
     with pytest.raises(TypeError, match="output_mode=") as caught:
         strict(type_)
     assert f"output field {field!r}" in str(caught.value)
@@ -212,7 +215,7 @@ def test_the_field_of_a_nested_type_without_strict_form_is_named_by_its_model() 
 
 
 def test_a_model_that_allows_extra_fields_is_closed() -> None:
-    """A model with fields that also allows others, such as a `Frozen`, asks for its own fields only."""
+    """The strict schema of a model that allows extra fields, such as a `Frozen`, has only the declared fields."""
 
     class Open(BaseModel):
         model_config = ConfigDict(extra="allow")
@@ -227,7 +230,7 @@ def test_a_model_that_allows_extra_fields_is_closed() -> None:
 
 
 def test_limits_that_an_api_does_not_enforce_are_told_in_words() -> None:
-    """Limits stay where the API enforces them; elsewhere the description has them, as pydantic checks them anyway."""
+    """A limit that the API enforces stays in the schema; another limit becomes text in the field's description."""
 
     class Limited(BaseModel):
         score: int = Field(ge=1, le=5, description="How good it is.")
@@ -278,19 +281,19 @@ def without_titles(schema: Any) -> Any:
 
 @pytest.mark.parametrize("type_", [Plain, Point, Tree, Cat], ids=str)
 def test_strict_schemas_equal_those_of_openai(type_: type[BaseModel]) -> None:
-    """OpenAI's helper makes the same schema, but for titles and defaults, which it leaves in."""
+    """OpenAI's helper makes the same schema as `Output`, but leaves titles and defaults in."""
     assert without_titles(strict(type_)) == without_titles(to_strict_json_schema(type_))
 
 
 @pytest.mark.parametrize("type_", [Plain, Cat, Dog], ids=str)
 def test_strict_schemas_equal_those_of_anthropic(type_: type[BaseModel]) -> None:
-    """Anthropic's helper makes the same schema for a type whose fields are required, but for titles and literals.
+    """Anthropic's helper makes the same schema as `Output`, but for titles, literals and fields with a default.
 
-    It leaves out the type of literals, and what has a default stays optional.
+    The helper leaves out the type of literals, and does not require fields with a default.
     """
 
     def comparable(schema: Any) -> Any:
-        """Return a schema without types beside literals, and with all properties required."""
+        """Return a schema without types beside literals, without `required`, and without defaults told in words."""
         if isinstance(schema, list):
             return [comparable(each) for each in schema]
         if not isinstance(schema, dict):
