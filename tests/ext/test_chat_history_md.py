@@ -137,7 +137,7 @@ async def test_history_loads_any_value_of_a_field_unchanged(path: Path, name: st
     ids=repr,
 )
 async def test_history_loads_messages_of_any_class_unchanged(path: Path, message: Message) -> None:
-    """Fields with types and defaults, parts instead of a text, and messages without text are loaded unchanged."""
+    """A saved message is loaded with its class, fields, types and parts, even if the message has no text."""
     await ChatHistoryMD(path).aappend(message)
     assert await ChatHistoryMD(path).aload_chat_history() == (message,)
 
@@ -216,7 +216,7 @@ Hello!
 
 @pytest.mark.parametrize("later", ["", "x" * 10_000])
 async def test_H18_history_refuses_a_file_in_the_form_of_an_earlier_version(path: Path, later: str) -> None:
-    """A file of an earlier version is an error with its line for load and append, and stays unchanged."""
+    """Load and append of a file of an earlier version raise an error that names the line; the file stays unchanged."""
     content = EARLIER.encode() + to_bytes(Message(later))
     path.write_bytes(content)
     for use in (ChatHistoryMD(path).aload_chat_history(), ChatHistoryMD(path).aappend("x")):
@@ -395,7 +395,10 @@ async def test_append_makes_missing_folders(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="links need rights on this system")
 @pytest.mark.parametrize("exists", [True, False])
 async def test_history_follows_links_to_files_and_folders(tmp_path: Path, exists: bool) -> None:
-    """A history at a link below a link, also to a file and a folder that do not exist, is at their target."""
+    """A history at a link to a file in a linked folder is stored at the links' target.
+
+    The target need not exist before.
+    """
     target = tmp_path / "elsewhere" / "deep" / "target.md"
     if exists:
         await ChatHistoryMD(target).aappend("before")
@@ -423,7 +426,7 @@ async def test_history_refuses_a_path_that_is_no_regular_file(tmp_path: Path) ->
 
 @pytest.mark.parametrize("content", [b"# My notes\n\nNot a chat.\n", b"\x00\x01\x02", "příliš".encode("utf-16")])
 async def test_history_leaves_a_file_that_is_no_history_unchanged(path: Path, content: bytes) -> None:
-    """A file of another kind is an error for load and append, and stays unchanged."""
+    """Load and append of a file that is no history raise `HistoryFormatError`, and the file stays unchanged."""
     path.write_bytes(content)
     with pytest.raises(HistoryFormatError, match=r"chat\.md, line 1"):
         await ChatHistoryMD(path).aload_chat_history()

@@ -138,7 +138,7 @@ class Terminal:
         os.write(self.screen, keys.encode())
 
     def expect(self, text: str) -> str:
-        """Wait until the text is shown; return what was shown up to it, and drop that."""
+        """Wait until the text is shown; return the output up to the text's end, and drop it."""
         while text not in self.shown:
             ready, _, _ = select.select([self.screen], [], [], LONG)
             data = os.read(self.screen, 65536) if ready else b""
@@ -171,7 +171,7 @@ both = pytest.mark.parametrize("args", [[], ["--plain"]], ids=["editor", "plain"
 def test_C13_ctrl_c_after_enter_stops_the_answer(
     tmp_path: Path, args: list[str], question: str, effort: Effort
 ) -> None:
-    """Ctrl-C at any moment after Enter stops the answer, without an end of its own, and the prompt returns."""
+    """Ctrl-C at any moment after Enter stops the answer, and the prompt returns; the program goes on."""
     moments = [0, 5, 20, 100, 1000]  # each in a program of its own, as two presses soon after each other end one
     for milliseconds in effort([0, 20, 100], ci=moments, nightly=moments):
         with Terminal(tmp_path, *args) as terminal:
@@ -212,7 +212,7 @@ def test_part_of_a_stopped_answer_is_stored_as_interrupted(tmp_path: Path, args:
 @both
 @pytest.mark.parametrize("waits", ["no", "for the prompt"])
 def test_second_ctrl_c_ends_the_program(tmp_path: Path, args: list[str], waits: str) -> None:
-    """Two presses end the program: the second one, before the prompt is back or at it, is `KeyboardInterrupt`."""
+    """A second Ctrl-C ends the program with `KeyboardInterrupt`, whether or not the prompt has returned."""
     with Terminal(tmp_path, *args) as terminal:
         terminal.expect("USER: ")
         terminal.press("go on\r")
@@ -224,8 +224,8 @@ def test_second_ctrl_c_ends_the_program(tmp_path: Path, args: list[str], waits: 
 
 
 @both
-def test_two_presses_end_a_program_whose_loop_is_blocked(tmp_path: Path, args: list[str]) -> None:
-    """If an agent blocks the loop, Ctrl-C ends the program at the third press at the latest."""
+def test_ctrl_c_ends_a_program_whose_event_loop_is_blocked(tmp_path: Path, args: list[str]) -> None:
+    """If an agent blocks the event loop, repeated Ctrl-C ends the program with a status other than 0."""
     with Terminal(tmp_path, *args) as terminal:
         terminal.expect("USER: ")
         terminal.press("block\r")
@@ -259,7 +259,7 @@ def test_ctrl_c_clears_the_text_at_the_prompt(tmp_path: Path, args: list[str]) -
 
 @both
 def test_ctrl_c_works_where_the_program_was_started_with_it_ignored(tmp_path: Path, args: list[str]) -> None:
-    """At a terminal, Ctrl-C stops and ends also if the parent process ignored SIGINT."""
+    """At a terminal, Ctrl-C stops an answer and ends the program even if the parent process ignored SIGINT."""
     with Terminal(tmp_path, *args, ignored=True) as terminal:
         terminal.expect("USER: ")
         terminal.press("go on\r")
@@ -373,7 +373,10 @@ def test_ctrl_c_on_a_pipe_interrupts_at_once(tmp_path: Path) -> None:
 
 
 async def test_second_dialog_of_a_run_catches_ctrl_c_again() -> None:
-    """The end of one dialog leaves Ctrl-C to the next dialog that has begun meanwhile; the end of the run frees it."""
+    """A dialog that begins after the end of another one catches Ctrl-C.
+
+    The end of the run restores the handler that was there before.
+    """
     before = signal.getsignal(signal.SIGINT)
     interrupts = ConsoleInterrupts()
     async with MiniAgents():

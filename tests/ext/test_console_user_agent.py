@@ -123,7 +123,10 @@ async def test_agent_accepts_a_last_line_without_a_newline(typed: Callable[[str]
 async def test_agent_prints_control_characters_as_escapes(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Control characters in tokens (cut in two as well), roles, errors and piped input are printed as escapes."""
+    r"""Control characters in tokens, roles, errors and piped input are printed as visible text such as `\x1b`.
+
+    So is a control sequence that is split over two tokens.
+    """
     typed("\x1b[2Jhello\n")
     messages: list[MessageType] = [
         streamed("a\x1b", "]0;title\x07b\r", "\nc"),
@@ -223,7 +226,7 @@ async def test_agent_prints_an_error_of_the_history_and_goes_on(
 async def test_agent_prints_an_escape_for_a_character_that_stdout_lacks(
     typed: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A console with a small encoding shows escapes, and printing does not fail."""
+    r"""A character that the encoding of stdout lacks is printed as its code, such as `\u65e5`, and raises no error."""
     stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stdout)
     typed("ok\n")
@@ -252,7 +255,7 @@ async def test_agent_replaces_surrogates_of_stdin(typed: Callable[[str], None]) 
 async def test_agent_prints_calls_after_an_answer(
     typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each call of an answer is printed on a line of its own, shortened, with control characters as escapes."""
+    """Each call of an answer is printed on a line of its own, shortened, with control characters as visible codes."""
     calls = [
         ToolCall(name="get_weather", arguments='{"city": "Rome", "days": 2}'),
         ToolCall(name="say", arguments='{"text": "\\u202e\\u001b"}'),
@@ -289,7 +292,10 @@ async def test_agent_prints_calls_after_an_answer(
 async def test_approver_asks_about_a_call(
     line: str, result: str, typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The approver shows the call with its arguments; only "y" and "yes" let it run, other text is a reason."""
+    """The approver shows the call with its arguments; only "y" and "yes" let it run.
+
+    "n" and "no" refuse the call, and another text refuses it with this text as the reason.
+    """
 
     def delete(path: str) -> str:
         """Delete a file."""
@@ -357,7 +363,7 @@ def test_agent_takes_alias_and_description() -> None:
 
 
 def test_make_agent_does_not_import_prompt_toolkit() -> None:
-    """The extra prompt-toolkit is imported at the first prompt on a terminal."""
+    """`create_console_user_agent` does not import prompt-toolkit."""
     program = (
         "import sys\nfrom miniagents.ext.console_user_agent import create_console_user_agent\n"
         "create_console_user_agent()\nassert 'prompt_toolkit' not in sys.modules\n"

@@ -178,7 +178,10 @@ async def test_H4_H5_history_loses_at_most_unsynced_data_when_the_power_fails(
 async def test_H7_H14_history_loses_and_repeats_no_message_when_a_call_of_the_disk_fails(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If any one call of the disk fails, at most one error is raised, and the next append writes the message."""
+    """If any one disk call fails, at most one append raises an error.
+
+    The next append also writes the message that the failed append did not.
+    """
     for place in range(40):
         path = tmp_path / str(place) / "chat.md"
         history = ChatHistoryMD(path, fsync=True)

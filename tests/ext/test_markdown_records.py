@@ -192,7 +192,7 @@ def test_H10_scan_returns_an_edited_text(text: str, closed_by: str) -> None:
 
 
 def test_H10_scan_returns_the_edited_form_of_a_content_in_the_head() -> None:
-    """A text below a head with a content replaces the content if it was edited, and only then."""
+    """If the head has a message's content, the readable text below it counts only if that text was edited."""
     odd, parts = UserMessage("a\x1b[2J\r\n"), UserMessage(["one", {"type": "text", "text": "two"}])
     data = file_of(odd, parts, Message(None, n=1))
     assert read_intact(data) == [odd, parts, Message(None, n=1)]
@@ -236,7 +236,10 @@ def test_scan_reports_unreadable_heads_and_text_between_records(damaged: bytes) 
 
 
 def test_scan_returns_the_place_where_later_records_begin() -> None:
-    """The rest of a file behind the last whole record can be read later, with the lines of the whole file."""
+    """`scan` returns where the last whole record ends, so that a later call can read only the rest of the file.
+
+    With `first_line`, that call reports the line numbers of the whole file.
+    """
     data = file_of(BEFORE, AFTER)
     for cut in range(len(data)):
         first = scan(data[:cut])
@@ -275,7 +278,10 @@ def test_T2_to_bytes_closes_a_fence_or_html_block_that_a_text_leaves_open(text: 
 
 
 def test_heading_shows_the_role_without_its_markup() -> None:
-    """The heading is the role on one line, escaped, or `(empty)` or `message`, and marks an interrupted text."""
+    """The heading is the role on one line, with markup escaped, and says if the message is interrupted.
+
+    A blank role is shown as "(empty)", and no role as "message".
+    """
     heading = to_bytes(Message("", role="**a**\n<b>\x1b[2J")).decode().split("\n")[1]
     assert heading == r"## \*\*a\*\*\\x0a\<b\>\\x1b\[2J"
     assert "## (empty)\n" in to_bytes(Message("", role=" ")).decode()

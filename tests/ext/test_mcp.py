@@ -159,7 +159,7 @@ async def test_tools_of_a_server_are_called(kind: str) -> None:
 
 
 async def test_schemas_and_descriptions_pass_through() -> None:
-    """A tool has the server's schema, with `properties` at least, and its description, or else its name as one."""
+    """A tool has the server's schema, with empty `properties` if it has none, and its description, or else its name."""
     async with client_of("memory") as client:
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         tools = await mcp_tools(client)
@@ -169,7 +169,10 @@ async def test_schemas_and_descriptions_pass_through() -> None:
 
 
 async def test_names_become_names_that_apis_take() -> None:
-    """A long name with other characters is changed for the model, and the server is called by its own name."""
+    """A name that is too long or has characters that APIs refuse is changed for the model.
+
+    The server is called by its own name.
+    """
     async with client_of("memory") as client:
         named = (await mcp_tools(client, prefix="one."))[2]
         assert named.name.startswith("one_admin_files_list_everything")
@@ -202,7 +205,10 @@ async def test_names_that_become_equal_stay_apart() -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_image_of_a_result_reaches_the_model(api: str) -> None:
-    """An image is sent in the form of each API; in a chat it stands in a message of the user behind the results."""
+    """An image is sent in the form of each API.
+
+    Chat Completions gets the image in a user message behind the results.
+    """
     llm = ScriptedLLM([Step(tool_calls=[("look", {}), ("measure", {"city": "Rome"})]), "Wet."])
     async with client_of("memory") as client, MiniAgents():
         replies = await agent_of(llm, api, tools=await mcp_tools(client)).trigger("Hi")
@@ -297,7 +303,10 @@ async def test_server_that_crashes_is_told() -> None:
 
 
 async def test_error_of_the_connection_is_raised_in_raise_mode() -> None:
-    """With `tool_errors="raise"`, a lost server ends the loop, while an error that a tool reports is told."""
+    """With `tool_errors="raise"`, a lost server ends the tool loop.
+
+    An error that a tool reports is told to the model, and the loop goes on.
+    """
     async with client_of("stdio") as client:
         tools = await mcp_tools(client)
         (told,) = await results_of(tools, "fail", tool_errors="raise")
@@ -337,7 +346,10 @@ async def file_is_there(path: Path) -> None:
 
 
 async def test_calls_of_a_server_can_need_an_approval() -> None:
-    """With `approve=`, the agent is asked about each call, and one that it refuses is an error; it must be an agent."""
+    """With `approve=`, the approver is asked about each call, and a refused call is an error.
+
+    Anything but an agent as `approve=` raises `TypeError`.
+    """
     asked: list[str] = []
     not_an_agent: Any = True
 

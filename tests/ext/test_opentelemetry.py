@@ -122,7 +122,7 @@ class Spans:
         return span
 
     def tree(self) -> list[str]:
-        """Return the names of the spans, each behind those of its parents."""
+        """Return the names of the spans, each with the names of its parents before it: `parent > child`."""
         spans = {span.context.span_id: span for span in self.all() if span.context}
 
         def path(span: ReadableSpan) -> str:
@@ -183,7 +183,7 @@ async def search(query: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_parallel_agents_have_the_right_parents(kind: str, spans: Spans) -> None:
-    """Spans of agents that run at once, of their requests, tools and own spans are nested as the agents are."""
+    """Spans of parallel agents, their requests and tools, and spans that their code starts are nested as the calls."""
     tracer = spans.provider.get_tracer("test")
 
     async def look(query: str) -> str:
@@ -249,7 +249,7 @@ async def test_span_of_an_http_client_nests_in_the_span_of_its_request(kind: str
 
 
 async def test_agent_joins_the_trace_of_its_caller(spans: Spans) -> None:
-    """An agent called inside of a span, as that of a web server, is a child of it, and leaves it the current one."""
+    """An agent called inside a span, such as a web server's, is a child of that span, which stays the current one."""
     tracer = spans.provider.get_tracer("test")
     async with traced(spans):
         with tracer.start_as_current_span("GET /") as span:
@@ -323,7 +323,7 @@ async def test_span_of_a_request_has_the_attributes_of_the_conventions(kind: str
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_request_that_does_not_stream_has_no_time_to_its_first_chunk(kind: str, spans: Spans) -> None:
-    """The attributes of streams are missing where a document is asked for; an output asks for JSON."""
+    """With `stream=False`, the attributes of streams are missing; with `output=`, the output type is "json"."""
     async with traced(spans):
         await agent_of(ScriptedLLM('{"value": 3}'), kind, stream=False, output=int).trigger("Hi")
     span = next(span for span in spans.all() if span.name.startswith("chat"))
@@ -388,7 +388,7 @@ async def test_failed_request_has_its_error_with_a_redacted_message(kind: str, s
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_answer_that_breaks_off_has_what_had_come(kind: str, spans: Spans) -> None:
-    """An answer that breaks off has the attributes of its part, and `error` as the reason for its end."""
+    """The span of an answer that breaks off has the attributes that had arrived, and `error` as the finish reason."""
     async with traced(spans):
         with pytest.raises(LLMError):
             await agent_of(ScriptedLLM(Step("Hello there", after=1, then="reset")), kind).trigger("Hi")
@@ -421,7 +421,10 @@ async def test_failed_agent_has_its_error_and_its_callers_too(spans: Spans) -> N
 async def test_abandoned_answer_has_the_type_of_the_cancellation_only(
     kind: str, on_demand: bool, how: str, spans: Spans
 ) -> None:
-    """A stream whose reader stops, or whose run ends, ends its span without an error status."""
+    """If a reader stops or the run ends within a stream, the span of the request has no error status.
+
+    Its error type is `CancelledError`.
+    """
     agent = agent_of(ScriptedLLM(Step("one two three", gap=0.001, after=3, then="hold")), kind, alias="WRITER")
     run = MiniAgents(
         observers=[trace_agents(tracer_provider=spans.provider)], start_everything_soon_by_default=not on_demand
@@ -446,7 +449,7 @@ async def test_abandoned_answer_has_the_type_of_the_cancellation_only(
 async def test_signals_and_cancellations_are_no_errors(spans: Spans) -> None:
     """A `StopDialog` or a cancelled promise sets no error status of a span.
 
-    The attribute `error.type` is set for the second only.
+    The attribute `error.type` is set for the cancelled promise only.
     """
 
     @miniagent
@@ -578,7 +581,10 @@ async def test_captured_content_does_not_hold_the_key_of_the_client(kind: str, s
 
 
 async def test_answer_that_is_no_output_is_not_quoted_by_default(spans: Spans) -> None:
-    """The error of an invalid output quotes the answer: the spans have its type, and its text only on request."""
+    """If an answer is no valid output, its span has the type of the error.
+
+    The error quotes the answer, so the span has the error's text with `capture_content` only.
+    """
     for captures in (False, True):
         async with traced(spans, capture_content=captures):
             with pytest.raises(OutputInvalidError):

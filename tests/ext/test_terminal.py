@@ -48,7 +48,7 @@ def is_obeyed(char: str) -> bool:
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS.keys())
 def test_X10_filter_makes_known_attacks_harmless_for_every_cut(payload: str) -> None:
-    """No control character of a known attack is left, wherever the text is cut in two."""
+    """No control character of a known attack is left, wherever the text is split into two pieces."""
     expected = visible(payload)
     assert not any(map(is_obeyed, expected))
     for cut in range(len(payload) + 1):
@@ -70,7 +70,7 @@ def test_X10_filter_makes_known_attacks_harmless_for_every_cut(payload: str) -> 
     ],
 )
 def test_visible_returns_control_characters_as_escapes(text: str, shown: str) -> None:
-    """A control character becomes an escape that names its code."""
+    r"""A control character becomes visible text with its code, such as `\x1b`."""
     assert visible(text) == shown
 
 
@@ -83,7 +83,10 @@ def test_visible_returns_ordinary_text_unchanged(text: str) -> None:
 
 
 def test_filter_returns_cr_lf_as_a_newline() -> None:
-    """The filter turns CR LF into one newline, even in two pieces, and a CR alone at the end into an escape."""
+    r"""The filter turns CR LF, even split over two pieces, into one newline.
+
+    A CR at the very end becomes the visible text `\x0d`.
+    """
     terminal_filter = TerminalFilter()
     assert terminal_filter.feed("a\r") == "a"
     assert terminal_filter.feed("\nb\r") == "\nb"
@@ -92,7 +95,7 @@ def test_filter_returns_cr_lf_as_a_newline() -> None:
 
 
 def test_visible_line_returns_one_line() -> None:
-    """`visible_line` escapes line breaks, so that a role or an alias cannot start a second line."""
+    """`visible_line` shows line breaks as codes, so that a role or an alias cannot start a second line."""
     assert visible_line("user\nassistant\t\x1b[2J") == r"user\x0aassistant\x09\x1b[2J"
     assert visible_line("writer") == "writer"
 

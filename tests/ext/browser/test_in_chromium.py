@@ -101,7 +101,7 @@ async def test_W1_message_sent_while_the_chat_is_loaded_is_shown_once(serve: Ser
 
 
 async def test_W3_page_asks_no_more_after_the_end(serve: Serve) -> None:
-    """After the end of an answer, the page closes its source, and does not connect again."""
+    """After the end of an answer, the page closes its `EventSource`, and does not connect again."""
     async with serve([Step(ANSWER)]) as url, open_page(url) as page:
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))

@@ -83,7 +83,7 @@ def streamed(tokens: Sequence[str], *, error: BaseException | None = None, **fie
 
 
 def utf16(text: str) -> bytes:
-    """Return the text as JavaScript holds it, where two halves of a character are that character."""
+    """Return the text in UTF-16, in which two surrogates that follow each other are one character, as in JavaScript."""
     return text.encode("utf-16", "surrogatepass")
 
 

@@ -29,7 +29,7 @@ def _note(line: str) -> None:
 
 @miniagent
 async def talker(ctx: InteractionContext, count: int = 3, pause: float = 0.05) -> None:
-    """Streams so many tokens, with pauses."""
+    """Streams `count` tokens, with a pause of `pause` seconds after each."""
     name = str(await ctx.message_promises.last)
     _note(name)
 
@@ -60,7 +60,7 @@ async def failing(ctx: InteractionContext) -> None:
 
 @miniagent
 async def blocker(ctx: InteractionContext, seconds: float) -> None:
-    """Blocks the loop, in steps of Python."""
+    """Blocks the event loop, while other threads can run."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         sum(range(1000))

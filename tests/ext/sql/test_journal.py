@@ -37,12 +37,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a run that is not renewed be taken over after a second."""
+    """Set the lease to one second, after which another journal may take over a run that is not renewed."""
     monkeypatch.setattr(sql, "LEASE", 1.0)
 
 
 def counting_agent(answer: Callable[[int], Any] = str) -> tuple[MiniAgent[...], list[str]]:
-    """Return an agent that replies `answer` of the number of its call, and the list of messages that it was sent."""
+    """Return an agent that replies `answer(n)` to its n-th call, and the list of the messages that it gets.
+
+    If `answer` returns an exception, the agent replies "begun", and raises it.
+    """
     made: list[str] = []
 
     @miniagent(alias="WORKER")
@@ -200,7 +203,10 @@ async def test_step_streams_while_its_agent_works(database: str) -> None:
 
 
 async def test_call_that_outlives_its_journal_is_not_stored(database: str) -> None:
-    """A call that ends after its journal was closed ends with an error, and does not hold the run again."""
+    """A call that ends after its journal was closed raises `HistoryError`.
+
+    Another journal can hold the run at once, and makes the call again.
+    """
     began, may_end = asyncio.Event(), asyncio.Event()
 
     @miniagent(alias="WORKER")
@@ -252,7 +258,10 @@ async def test_step_is_a_tool_with_the_parameters_of_its_agent(database: str) ->
 
 
 async def test_argument_that_cannot_be_a_key_is_refused_at_trigger(tmp_path: Any) -> None:
-    """An argument without a hash is a `TypeError` at `trigger` that names it; by `fork` below the step it is legal."""
+    """An argument without a hash is a `TypeError` at `trigger` that names it.
+
+    It is legal if `fork` has bound it before `step`.
+    """
     worker, made = counting_agent()
     database = f"sqlite+aiosqlite:///{tmp_path / 'runs.db'}"
     async with aclosing(Journal(database, run_id="run")) as journal, MiniAgents():
@@ -279,7 +288,10 @@ def test_journal_refuses_arguments_at_once(database: str, run_id: Any, error: ty
 
 
 async def test_H25_second_holder_waits_and_then_fails(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that another journal holds gives `HistoryError` after the lease; after `aclose` it can be held at once."""
+    """While another journal holds a run, a step of the run waits for the lease, and then raises `HistoryError`.
+
+    After `aclose` of the other journal, the run can be held at once.
+    """
     monkeypatch.setattr(sql, "RETRY", 0.01)
     worker, made = counting_agent()
     async with aclosing(Journal(database, run_id="run")) as holder:
@@ -310,7 +322,7 @@ async def test_H25_holder_that_lost_its_run_stores_nothing(database: str, monkey
 async def test_H25_claim_is_renewed_while_the_loop_is_blocked(
     database: str, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Code that blocks the loop of the run does not lose the claim: a thread renews it."""
+    """Code that blocks the event loop of the run does not lose the claim: a thread renews it."""
     monkeypatch.setattr(sql, "RENEWAL", 0.02)
 
     async def renewed() -> float:

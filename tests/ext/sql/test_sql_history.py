@@ -155,7 +155,7 @@ class TestPostgreSQL(HistoryConformance):
 
 
 def test_postgresql_returns_random_messages(postgres: str, effort: Effort) -> None:
-    """PostgreSQL returns any messages equal to those sent; the properties of histories do the same for SQLite."""
+    """A history in PostgreSQL returns random messages equal to those that were appended."""
     with asyncio.Runner() as runner:
 
         async def check(url: str, sent: list[Message]) -> None:
@@ -177,7 +177,10 @@ def test_postgresql_returns_random_messages(postgres: str, effort: Effort) -> No
 
 
 async def test_chats_of_one_database_are_independent(engine: AsyncEngine) -> None:
-    """A message of one chat is in no other, also if a chat id has quotes; all chats share a message stored once."""
+    """A message of one chat is in no other chat, also if a chat id has quotes.
+
+    Messages that are equal in several chats are stored once.
+    """
     odd = "č / \n' \"; --"
     for chat_id in ("1", odd):
         await SQLChatHistory(engine, chat_id=chat_id).aappend(["equal", chat_id, "equal"])
@@ -264,7 +267,7 @@ async def test_H3_ten_writers_append_to_one_chat_in_their_order(database: str) -
 
 
 async def test_engine_of_the_application_stays_open(engine: AsyncEngine) -> None:
-    """`aclose` of a history on an engine of the application closes no connection of it."""
+    """`aclose` of a history on an engine of the application closes no connection of that engine."""
     closed: list[object] = []
     history = SQLChatHistory(engine, chat_id="chat")
     await history.aappend("one")
@@ -501,7 +504,7 @@ async def test_aload_messages_loads_thousands_of_messages(engine: AsyncEngine) -
 
 
 async def test_handlers_of_two_runs_that_store_the_same_messages_do_not_block_each_other(database: str) -> None:
-    """Transactions that insert the same messages in other orders wait for each other and never fail."""
+    """Transactions that insert the same messages in different orders wait for each other, and none fails."""
     messages = [UserMessage(str(number)) for number in range(1_000)]
     engines = [create_async_engine(database) for _ in range(4)]
     for engine in engines:

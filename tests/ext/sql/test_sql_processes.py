@@ -97,7 +97,7 @@ def texts_of(writer: int, appends: int) -> list[str]:
 
 
 @FORKS
-async def test_H19_killed_writers_lose_double_and_change_no_message(database: str, effort: Effort) -> None:
+async def test_H19_killed_writers_lose_repeat_and_change_no_message(database: str, effort: Effort) -> None:
     """If writers are killed at random moments, each append that has returned is there whole, once, in its order."""
     returned = run_writers(database, effort(6, ci=50, nightly=500), seconds=0.4)
     assert sum(returned.values()) > 0
