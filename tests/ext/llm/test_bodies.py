@@ -1,4 +1,4 @@
-"""Bodies of responses that are compressed, cut, or are no event streams."""
+"""Bodies of responses that are compressed, broken off, or are no event streams."""
 
 from __future__ import annotations
 
@@ -63,7 +63,10 @@ async def test_S27_compressed_stream_is_truncated_when_cut_at_any_byte(encoding:
 def test_S28_inflater_raises_a_typed_error_or_returns_the_data_when_a_byte_changed(
     place: int, mask: int, encoding: str
 ) -> None:
-    """A changed byte in compressed data gives a typed error or the same data; raw deflate has no checksum."""
+    """If a byte of gzip data is changed, the inflater raises a typed error, or returns the same data.
+
+    Deflate may return other data: its raw form has no checksum.
+    """
     data = b'data: {"text": "some text, some more text"}\n\n' * 5
     body = bytearray(compressed(encoding, data))
     body[place % len(body)] ^= mask

@@ -55,7 +55,10 @@ AGENTS = [
 def test_agents_share_one_client_which_is_closed_with_the_loop(
     create: Any, prefix: str, made_clients: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first call makes one client for each loop and environment; the end of the loop closes it."""
+    """The first call makes one client for each event loop and environment.
+
+    The end of the event loop closes the client.
+    """
     agents = [create("m") for _ in range(50)]
     assert made_clients == []
 
@@ -178,7 +181,7 @@ async def test_a_client_asks_for_the_platform_once_for_all_calls(
 
 
 async def test_a_call_uses_the_settings_that_its_client_has_then(agent_of: tuple[Wire, Any, Any]) -> None:
-    """A key or URL that the application gives to its client between two calls is that of the second request."""
+    """If the application changes the key or URL of its client between two calls, the next request uses the new one."""
     wire, client, agent = agent_of
     async with MiniAgents():
         await agent.trigger("Hello")
@@ -193,7 +196,7 @@ async def test_a_call_uses_the_settings_that_its_client_has_then(agent_of: tuple
 
 @pytest.mark.parametrize("method", ["create", "post", "request", "_build_request"])
 async def test_replaced_method_of_a_client_object_is_called(agent_of: tuple[Wire, Any, Any], method: str) -> None:
-    """A mock or tracer in the place of a method of a client object, or of its resource, gets each request while there.
+    """A mock or tracer that replaces a method of a client, or of its resource, gets each request until it is removed.
 
     It gets the prompt as the SDK has it.
     """

@@ -1,4 +1,4 @@
-"""Connections and requests: slots after cancellations, redirects, large prompts, names of models."""
+"""Connections and requests: limits after cancellations, redirects, large prompts, names of models."""
 
 from __future__ import annotations
 
@@ -153,9 +153,9 @@ def names_in(folder: Path) -> list[str]:
 
 
 async def test_agent_reads_a_stream_that_a_hook_of_the_http_client_has_replaced(kit: Kit) -> None:
-    """A response hook may replace the stream by one whose iterator is no generator: it sees each chunk of the answer.
+    """If a response hook puts a stream of its own in place of the response's, that stream sees each chunk.
 
-    The agent gets the whole text, and no request stays open.
+    The iterator of that stream may be no generator. The agent gets the whole text, and no request stays open.
     """
     seen: list[bytes] = []
 

@@ -139,7 +139,7 @@ def _session(record: dict[str, Any]) -> Session:
 
 
 def _cuts(record: dict[str, Any], body: bytes) -> dict[str, list[bytes]]:
-    """Return the chunks of the body for several ways of cutting."""
+    """Return the chunks of the body for each way of splitting it, by the name of the way."""
     ways = {"whole": [body], "pieces": [body[i : i + 61] for i in range(0, len(body), 61)]}
     inside = [match.start() + 1 for match in re.finditer(rb"[\xc2-\xf4]", body)]
     if inside:
@@ -219,7 +219,7 @@ def expected_facts(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolve(record: dict[str, Any], value: Any) -> Any:
-    """Replace the values of the tables of differences by the form that `expected_facts` has."""
+    """Return a value of the tables of differences in the form that `expected_facts` has."""
     if value == "@deltas":
         return _expected_deltas(record)
     if value == "@reasoning":
@@ -360,7 +360,10 @@ def _check_finish_reason(message: AssistantMessage) -> None:
 
 @each_answer
 async def test_events_of_each_recorded_stream_are_the_parts_of_its_message(path: Path, kit: Kit) -> None:
-    """Joined, the events are text and thoughts of the message; its calls are ready once each, after their pieces."""
+    """The texts of the events, joined, are the message's content and, for chat completions, its reasoning.
+
+    Each call is ready once; its pieces, if any came, are its arguments.
+    """
     record = _load(path)
     response = record["response"]
     wire = kit.Wire(kit.Reply([response["body_text"].encode()], response["status"], {}))
@@ -386,7 +389,7 @@ async def test_events_of_each_recorded_stream_are_the_parts_of_its_message(path:
 async def test_each_recorded_answer_makes_requests_that_each_sdk_allows(path: Path, kit: Kit) -> None:
     """After a recorded answer and the results of its calls, requests for each API are as its SDK's types describe.
 
-    They go to another host, which gets none of the fields that only the sender of the answer knows.
+    The requests go to another host, which gets none of the fields that only the sender of the answer knows.
     """
     record = _load(path)
     message, _ = await _run(record, [record["response"]["body_text"].encode()], kit)

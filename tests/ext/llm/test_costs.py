@@ -130,7 +130,7 @@ def traced_by_wrapt(method: Any, seen: list[Any]) -> Any:
 async def test_tracer_of_openai_sdk_sees_the_prompt(
     owner: type[Any], method: str, tracer: Any, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tracer in the place of a method of OpenAI's SDK sees the prompt in its place, and the request is the same."""
+    """A tracer that replaces a method of OpenAI's SDK gets the prompt in its usual place; the request is the same."""
     bodies: list[Any] = []
     seen: list[Any] = []
     for traced in (False, True):

@@ -53,7 +53,7 @@ async def answer_of(kit: Kit, *deltas: dict[str, Any], whole: bool = False) -> A
 
 
 async def sent(kit: Kit, message: Message, *, base_url: str = HOST) -> dict[str, Any]:
-    """Return the answer `message` as the next chat completion, at this host, has it in its prompt."""
+    """Return the form in which the next chat completion, at this host, has the answer `message` in its prompt."""
     wire = kit.Wire(kit.Reply(kit.chat("ok")))
     await ask(create_openai_agent("m", async_client=wire.openai(base_url=base_url)), UserMessage("q"), message, RESULT)
     found: dict[str, Any] = wire.bodies[0]["messages"][1]
@@ -77,7 +77,7 @@ async def test_thought_signature_of_a_call_goes_back(whole: bool, kit: Kit) -> N
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_field_of_a_message_goes_back_under_its_name(whole: bool, kit: Kit) -> None:
-    """Unknown fields of a message go back, also those whose names messages use for something else."""
+    """Unknown fields of an answer go back under their names, even names that `Message` itself uses: `model_copy`."""
     odd = {"choices": [1], "model_copy": {"a": 1}, "_x": 0.5, "name": "Ada", "flag": False}
     fields = {"reasoning_content": "hm", **odd}
     message = await answer_of(kit, {"content": "hi", **fields}, whole=whole)
@@ -155,7 +155,7 @@ async def test_field_does_not_go_to_another_api(kit: Kit) -> None:
 
 
 async def test_message_that_an_application_made_sends_no_further_fields(kit: Kit) -> None:
-    """A message without `origin` is sent as before: its extra fields stay in the application."""
+    """A message that an application made has no `origin`, and is sent without its extra fields."""
     call = ToolCall(id="f1", name="f", arguments="{}", label="mine")
     back = await sent(kit, AssistantMessage("hi", tool_calls=[call], label="mine"))
     assert "mine" not in json.dumps(back)
@@ -303,7 +303,7 @@ NAMES = st.sampled_from(["text", "data", "note", "größe", *sorted(REPEATED - {
 
 @st.composite
 def pieces_of(draw: st.DrawFn, depth: int = 2) -> tuple[Any, list[Any]]:
-    """Draw a value, and the pieces in which a stream may send it."""
+    """Draw a value, and pieces in which a stream may send it; merged, the pieces give the value."""
     kind = draw(st.sampled_from(["text", "leaf", "dict", "list"] if depth else ["text", "leaf"]))
     if kind == "text":
         texts = draw(st.lists(TEXTS, min_size=1, max_size=4))
@@ -333,7 +333,7 @@ def pieces_of(draw: st.DrawFn, depth: int = 2) -> tuple[Any, list[Any]]:
 
 @given(st.lists(pieces_of(), min_size=1, max_size=3), st.data())
 def test_echo_survives_any_cut_of_the_stream(fields: list[tuple[Any, list[Any]]], data: st.DataObject) -> None:
-    """Fields in any pieces, in a stream that is cut anywhere, are the whole fields, of a message and of its call."""
+    """Unknown fields that come in pieces, in a stream split anywhere, are whole in the message and in its call."""
     deltas: list[dict[str, Any]] = [{"tool_calls": [CALL]}]
     for number, (_, pieces) in enumerate(fields):
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Recorded streams, cut into two chunks or ended at every byte."""
+"""Recorded streams, split into two chunks or ended at every byte."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def recorded() -> Streams:
 
 @pytest.fixture
 def streams(recorded: Streams, kit: Kit) -> Streams:
-    """Return the recorded streams, and one of each of the other APIs with multi-byte characters and escapes."""
+    """Return the recorded streams, and made ones of Responses and Anthropic with multi-byte characters and escapes."""
     part: dict[str, Any] = {"output_index": 0, "content_index": 0}
     responses = kit.events(
         {"type": "response.created", "response": {"id": "r", "status": "in_progress"}},
@@ -75,7 +75,10 @@ def test_S7_decoder_returns_the_same_events_when_a_stream_is_cut_at_any_byte(str
 
 
 def end_of_last_event(data: bytes) -> int | None:
-    """Return the byte after the event that completes the answer, without the tested code; None if no event does."""
+    """Return the position after the event that completes the answer; None if no event does.
+
+    It is found without the tested code.
+    """
     position = 0
     for line in data.splitlines(keepends=True):
         position += len(line)

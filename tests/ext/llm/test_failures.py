@@ -59,7 +59,10 @@ async def failure(provider: str, wire: Any, *messages: Any, **settings: Any) -> 
 async def test_status_of_a_response_decides_the_class_of_the_error(
     provider: str, status: int, kind: type, retryable: bool, kit: Kit
 ) -> None:
-    """A status gives one error class and `retryable` for both providers, with the provider's text, wait and cause."""
+    """A status gives the same error class and `retryable` for both providers.
+
+    The error has the provider's text and wait, and the SDK's error as its cause.
+    """
     reply = kit.Reply.json({"error": {"message": "what went wrong", "type": "some_error"}}, status, retry_after="7")
     error = await failure(provider, kit.Wire(reply))
     assert type(error) is kind
@@ -291,7 +294,7 @@ def test_redactor_replaces_texts_with_the_shape_of_a_key(secret: str) -> None:
 
 
 def test_redactor_takes_linear_time_when_a_long_text_resembles_tokens() -> None:
-    """A million characters that resemble the beginning of a token are redacted in linear time."""
+    """A million characters that resemble the beginning of a token are read in linear time, and stay unchanged."""
     text = "eyJ-" * 250_000
     assert Redactor().redact_text(text) == text
 

@@ -59,7 +59,7 @@ async def fail(agent: Any) -> None:
 async def test_C18_memory_does_not_grow_with_the_number_of_calls(
     provider: str, way: Any, kit: Kit, effort: Effort, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Further calls that are read, left, cancelled or broken leave less than one object in memory for ten calls."""
+    """Ten further calls, whose answers are read, left, cancelled or broken, leave less than one object in memory."""
     caplog.set_level(logging.CRITICAL)  # captured log records would stay in memory
     whole = kit.chat("Hi", "there") if provider == "openai" else kit.message("Hi", "there")
     start = whole[: 1 if provider == "openai" else 4]

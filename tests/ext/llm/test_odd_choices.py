@@ -56,14 +56,18 @@ def test_P21_chat_session_returns_one_choice_when_every_chunk_has_a_role() -> No
     assert read("chat", *events, chunk(finish="stop", index=2)).tool_calls == (ToolUse("c1", "f", '{"x":1} '),)
 
 
-def test_P21_chat_session_separates_choices_that_were_asked_for_or_begin_with_a_role() -> None:
-    """Indexes separate choices if `n` is not 1, or if a chunk with a role and without text begins a second choice."""
+def test_P21_chat_session_separates_choices_when_n_is_not_1_or_a_role_begins_one() -> None:
+    """Each index is a choice if `n` is unknown or above 1, or once a chunk with a role and no text begins another."""
     roles = [chunk(index=i, delta={"role": "assistant", "content": ""}) for i in range(2)]
     texts = [chunk(text, index=i % 2) for i, text in enumerate("adbe")]
     ends = [chunk(finish="stop", index=i) for i in range(2)]
     for n, events in ((2, texts), (1, [roles[0], texts[0], roles[1], *texts[1:]]), (None, texts)):
         outcome = read("chat", *events, *ends, n=n)
         assert (outcome.content, [choice.content for choice in outcome.choices]) == ("ab", ["de"])
+
+
+def test_P21_chat_session_raises_protocol_error_for_a_negative_index() -> None:
+    """If several choices were asked for, a chunk with the index -1 raises `StreamProtocolError`."""
     with pytest.raises(errors.StreamProtocolError, match="2 choices"):
         read("chat", chunk("a", index=-1), n=2)
 
@@ -89,7 +93,7 @@ ROLE: dict[str, Any] = {"delta": {"role": "assistant", "content": ""}}
     ids=["second role", "rising indexes", "role at the end", "role before each text"],
 )
 def test_P21_chat_session_joins_text_after_a_further_role_when_the_first_choice_does_not_go_on(events: Any) -> None:
-    """If one choice was asked for, text after a further role is a part of it, unless the first choice goes on."""
+    """If `n` is 1, text after a chunk with a further role belongs to the answer, unless the first choice goes on."""
     outcome = read("chat", *events, b"[DONE]")
     assert (outcome.content, outcome.finish_reason, outcome.choices) == ("Hello", "stop", ())
     assert len(outcome.doubts) == 1
@@ -117,7 +121,7 @@ def test_P21_chat_session_separates_choices_when_two_of_them_finish() -> None:
 
 
 def test_P21_parse_separates_choices_by_position_when_their_indexes_contradict() -> None:
-    """Choices of a document go by index, or by position if indexes contradict each other: choice 0 is the content."""
+    """Choices of a document are told apart by index, or by position if indexes contradict; choice 0 is the content."""
     for indexes, content in (
         ([0, 1], "a"),
         ([1, 0], "b"),
@@ -163,7 +167,10 @@ ERRORS: list[tuple[dict[str, Any], type[errors.LLMError]]] = [
 @pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda value: str(getattr(value, "__name__", "")))
 @pytest.mark.parametrize("where", ["choice", "delta", "message", "top", "finish reason"])
 def test_P22_chat_session_raises_the_error_in_a_choice(where: str, error: Any, kind: Any) -> None:
-    """An error in a choice, its delta or message, beside the choices, or as the finish reason has its own class."""
+    """An error in a choice, its delta or message, or beside the choices raises the class that it names.
+
+    The finish reason "error" raises `ProviderError`.
+    """
     last = chunk("lo", {"delta": None, "message": "stop"}.get(where, "error"), message={})
     (choice,) = last["choices"]
     holder = {"choice": choice, "delta": choice["delta"], "message": choice["message"], "top": last}

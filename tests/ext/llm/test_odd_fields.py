@@ -149,7 +149,7 @@ def test_S36_event_without_content_index_belongs_to_the_open_part(field: str) ->
 
 
 def test_S24_valid_index_of_no_open_part_raises_protocol_error() -> None:
-    """An event with the index of a part that did not begin is an error, because events must be lost."""
+    """An event with the index of a part that did not begin raises `StreamProtocolError`: events must have been lost."""
     for api, field in (("messages", "index"), ("responses", "output_index")):
         events = changed(api, 3, field, to=4)
         events[3].pop("item_id", None)

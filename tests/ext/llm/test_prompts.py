@@ -153,7 +153,10 @@ def test_P26_responses_prompt_has_custom_results_for_custom_calls() -> None:
 
 
 def test_P26_prompts_put_results_directly_behind_their_calls() -> None:
-    """Results come directly behind their calls and in the order of these, messages in between behind the results."""
+    """Results come directly behind their calls, in the order of the calls.
+
+    Messages between calls and results come behind the results.
+    """
     first, second = (Result(each, tool_call_id=each) for each in ("c1", "c2"))
     start = [UserMessage("q"), calling("c1", "c2")]
     history = [*start, UserMessage("hurry"), second, SystemMessage("rules"), first, UserMessage("?")]
@@ -254,7 +257,10 @@ def test_P23_prompts_keep_the_text_of_valid_arguments() -> None:
 
 @pytest.mark.parametrize("blank", ["", " ", "\n", "\t\r\n", "\u3000\xa0\u2003"], ids=ascii)
 def test_P24_messages_prompt_leaves_out_blank_texts(blank: str) -> None:
-    """Anthropic's prompts leave out blank texts, and lose no call or turn; with nothing else it is a `ValueError`."""
+    """Anthropic's prompts leave out blank texts, and lose no call or turn.
+
+    A conversation of blank texts only is a `ValueError`.
+    """
     part = {"type": "text", "text": blank}
     history = [
         SystemMessage(blank),
@@ -333,7 +339,7 @@ async def test_P25_request_has_replacement_characters_for_lone_surrogates(provid
 
 
 def test_repair_returns_the_same_object_when_a_list_contains_itself() -> None:
-    """A request with a list that contains itself twice is left to the JSON encoder, which refuses it."""
+    """A request with a list that contains itself is returned unchanged; the JSON encoder refuses it later."""
     cyclic: list[Any] = ["text"]
     cyclic += [cyclic, cyclic]
     request = {"metadata": cyclic}

@@ -118,7 +118,10 @@ OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": 
 async def test_P14_agent_sends_a_rate_limited_request_again_without_the_retries_of_the_sdk(
     api: str, kit: Kit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two refusals and an answer take three requests, none of them by the SDK, and two warnings without the prompt."""
+    """Two refusals and an answer take three requests, none of them repeated by the SDK.
+
+    They log two warnings without the prompt.
+    """
     refusal = kit.Reply.json({"error": {"message": "slow"}}, 429, retry_after_ms="1")
     answer = kit.chat("Hi") if api == "openai" else kit.message("Hi")
     wire = kit.Wire(refusal, refusal, kit.Reply(answer))

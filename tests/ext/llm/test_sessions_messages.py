@@ -118,7 +118,10 @@ def test_content_joins_text_blocks_without_a_separator() -> None:
 
 
 def test_session_returns_tool_calls_from_fragments_or_from_the_start_event() -> None:
-    """Inputs of calls come from fragments or the start event, `{}` if empty; a cut one is closed in its block only."""
+    """Arguments of calls come from fragments or the start event, and are `{}` if empty.
+
+    An input that broke off stays as it is in the call, and is completed in its block.
+    """
     fragments = [{"type": "input_json_delta", "partial_json": piece} for piece in ("", '{"x"', ":1}")]
     empty = {"type": "input_json_delta", "partial_json": ""}
     result = outcome(
@@ -143,7 +146,7 @@ def test_session_returns_tool_calls_from_fragments_or_from_the_start_event() -> 
 
 
 def test_thinking_blocks_keep_their_signature_and_are_no_content() -> None:
-    """Thinking is in `reasoning` and, with its signature, in `blocks`, but not in the content."""
+    """Thinking is in `reasoning` and, with its signature, in `content_blocks`, but not in the content."""
     thinking = [{"type": "thinking_delta", "thinking": piece} for piece in ("I ", "think", "")]
     signature = {"type": "signature_delta", "signature": "sig"}
     result = outcome(

@@ -115,7 +115,7 @@ def test_S1_session_raises_truncated_error_before_the_last_event(cut: int) -> No
 
 @pytest.mark.parametrize("place", range(len(PLAIN) - 1))
 def test_S19_S37_missing_event_raises_protocol_error_only_when_it_held_text(place: int) -> None:
-    """Without the item's start or a delta, the session raises; any other missing event is at most a doubt."""
+    """If the item's start or a delta is missing, the session raises; another missing event is at most a doubt."""
     stream = PLAIN[:place] + PLAIN[place + 1 :]
     if place in (1, 3, 4):  # the start of the item, and both deltas
         session = ResponsesSession()
@@ -487,7 +487,7 @@ def test_S19_repeated_whole_texts_raise_protocol_error_when_they_double_the_text
 
 
 def test_S19_items_without_deltas_keep_their_order_when_all_begin_first() -> None:
-    """Items that begin together and have no deltas give their texts when they end."""
+    """Items without deltas that all begin before the first one ends give their texts in order, when they end."""
     pairs = [item(i, {**message_item(text), "id": text}) for i, text in enumerate("ab")]
     final = [message_item("a"), message_item("b")]
     result = outcome(CREATED, *(pair[0] for pair in pairs), *(pair[1] for pair in pairs), end(output=final))

@@ -79,7 +79,7 @@ async def messages_usage(kit: Kit, *usages: dict[str, Any], whole: bool = False)
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_input_includes_cache_reads_and_writes_of_anthropic(whole: bool, kit: Kit) -> None:
-    """Anthropic counts tokens in a cache beside the input; here they are a part of it, and the total is their sum."""
+    """Anthropic counts cached tokens beside the input; in `Usage` they are part of the input, and so of the total."""
     raw = {
         "input_tokens": 10,
         "cache_read_input_tokens": 1000,
@@ -219,7 +219,7 @@ async def test_usage_of_a_chat_completion_comes_in_several_chunks(kit: Kit) -> N
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_usage_of_a_response_has_one_meaning(whole: bool, kit: Kit) -> None:
-    """Caches are a part of the input, reasoning is a part of the output, also where a server counts it beside."""
+    """Caches are a part of the input, and reasoning of the output, also if a server counts reasoning beside it."""
     raw = {
         "input_tokens": 100,
         "input_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 30},

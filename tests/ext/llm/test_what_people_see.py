@@ -36,7 +36,7 @@ PAYLOAD = "\x1b]52;c;aGk=\x07\x1b]0;t\x1b\\\x1b[2J\x9b2J\x9d0;t\x9c\u202e\u2066\
 
 
 def assert_escaped(text: str, shown: str = r"\x1b]52") -> None:
-    """Assert that the text has no control characters, and that it shows the payload as escapes."""
+    """Assert that the text has no control characters, and shows the payload's as visible codes."""
     assert text.replace("\n", "").replace("\t", "").isprintable()
     assert shown in text.lower()
 
@@ -133,7 +133,10 @@ async def test_X12_log_holds_no_prompt_and_no_key_when_the_connection_is_real(
 async def test_X10_T7_console_escapes_control_sequences_that_are_split_over_tokens(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The console prints control sequences, split over tokens, in roles, errors and piped input, as escapes."""
+    """The console prints control sequences in tokens, roles, errors and piped input as visible codes.
+
+    So it does if two tokens split the sequence at any place.
+    """
     for cut in range(len(PAYLOAD)):
         monkeypatch.setattr(sys, "stdin", io.StringIO(f"typed {PAYLOAD}\n"))
 
@@ -212,7 +215,7 @@ async def test_X11_markdown_history_escapes_control_characters_and_loads_them_un
 async def test_X12_history_logs_the_names_of_unreadable_fields_without_their_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The message loads without its unreadable metadata, and the warning holds no value of a field."""
+    """If a message has an unreadable field, it is loaded with text and role only, and the warning holds no value."""
 
     class Sized(Message):
         size: int = 0

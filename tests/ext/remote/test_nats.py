@@ -104,7 +104,7 @@ async def texts(calls: list[Any]) -> list[str]:
 
 
 def run_ids(runs: Path) -> list[str]:
-    """Return the inputs of the calls that were run."""
+    """Return the lines that workers wrote: the input of each call that ran, and `ended:` with that of a stopped one."""
     return runs.read_text().split() if runs.exists() else []
 
 
@@ -159,7 +159,10 @@ async def test_R4_killed_worker_is_lost_at_its_token(shared_server: NatsServer, 
 async def test_R3_stopped_worker_is_lost_and_adds_nothing_when_it_goes_on(
     shared_server: NatsServer, tmp_path: Path
 ) -> None:
-    """A worker stopped past its lease is lost; when it goes on, it stops the agent, and then takes further calls."""
+    """A worker that is stopped past its lease is lost.
+
+    When it goes on, it stops the agent of the lost call, and then takes further calls.
+    """
     runs = tmp_path / "runs"
     with worker(shared_server.url, runs) as process:
         async with MiniAgents(), asyncio.timeout(PATIENCE):
@@ -178,7 +181,7 @@ async def test_R3_stopped_worker_is_lost_and_adds_nothing_when_it_goes_on(
 
 
 async def test_R4_worker_whose_loop_is_blocked_loses_no_call(shared_server: NatsServer, tmp_path: Path) -> None:
-    """Python code that blocks the loop of a worker for three leases delays tokens, and no more."""
+    """If Python code blocks a worker's event loop for three leases, tokens come late, and no call is lost."""
     with worker(shared_server.url, tmp_path / "runs"):
         async with MiniAgents():
             calls = [remote(shared_server.url, "TALKER").trigger("a", count=60) for _ in range(5)]
@@ -188,7 +191,7 @@ async def test_R4_worker_whose_loop_is_blocked_loses_no_call(shared_server: Nats
 
 
 async def test_R4_caller_whose_loop_is_blocked_loses_no_call(shared_server: NatsServer, tmp_path: Path) -> None:
-    """A caller whose loop is blocked for two leases finds its workers alive, and has all tokens."""
+    """A caller whose event loop is blocked for two leases loses no worker, and gets all tokens."""
     with worker(shared_server.url, tmp_path / "runs"):
         async with MiniAgents():
             calls = [remote(shared_server.url, "TALKER").trigger("a", count=120) for _ in range(5)]
@@ -199,7 +202,7 @@ async def test_R4_caller_whose_loop_is_blocked_loses_no_call(shared_server: Nats
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
 async def test_R6_broker_that_restarts_in_mid_stream_loses_nothing(tmp_path: Path, number: int) -> None:
-    """A server that is ended and started again, twice, loses and doubles no token, and runs no call twice."""
+    """If a server is ended and started again, twice, no token is lost or repeated, and no call runs twice."""
     runs = tmp_path / "runs"
     with nats_server(tmp_path / "server") as server, worker(server.url, runs), worker(server.url, runs):
         async with MiniAgents():
@@ -326,7 +329,7 @@ async def _leader_of_logs(urls: list[str]) -> str:
         await client.close()
 
 
-async def test_R10_frames_are_kept_for_so_long(tmp_path: Path) -> None:
+async def test_R10_log_is_gone_after_keep_seconds(tmp_path: Path) -> None:
     """After `keep` seconds a log is gone, and `reopen` says so."""
     with nats_server(tmp_path / "server") as server, worker(server.url, tmp_path / "runs", "--keep", "2"):
         async with MiniAgents(), asyncio.timeout(PATIENCE):

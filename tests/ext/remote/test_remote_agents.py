@@ -68,7 +68,7 @@ class SignedNote(Message):
 
 
 def tokens(count: int, *, pause: float = 0.05, start: str = "t") -> Any:
-    """Return a token streamer of so many tokens, with pauses."""
+    """Return a token streamer of `count` tokens, with a pause before each."""
 
     async def stream(fields: dict[str, Any]) -> AsyncIterator[str]:
         for number in range(count):
@@ -193,7 +193,10 @@ async def test_R1_large_calls_and_messages_go_in_parts() -> None:
 
 @in_virtual_time
 async def test_R1_errors_come_in_their_place_and_keep_their_class() -> None:
-    """Errors of Python and of MiniAgents keep class and values; of another class, name and text travel."""
+    """Errors of Python and of MiniAgents keep class and values.
+
+    Another error becomes a `RemoteAgentError` with the name of its class and its text.
+    """
 
     class OwnError(Exception):
         """An error that the caller's process does not know."""
@@ -240,7 +243,7 @@ async def test_R1_errors_come_in_their_place_and_keep_their_class() -> None:
     ids=repr,
 )
 def test_R1_error_keeps_class_and_text(error: BaseException) -> None:
-    """An error of Python or of MiniAgents is the same after its way as JSON."""
+    """An error of Python or of MiniAgents that is dumped to JSON and loaded has the same class, text and attributes."""
     loaded = load_error(json.loads(json.dumps(dump_error(error))))
     assert type(loaded) is type(error)
     assert str(loaded) == str(error)
@@ -296,7 +299,10 @@ async def test_R1_events_travel() -> None:
 
 @in_virtual_time
 async def test_R9_usage_counts_to_the_caller_and_limits_to_the_worker() -> None:
-    """Requests of the worker count for the remote agent, its callers and the run; `limits=` is enforced there."""
+    """Requests of the worker count for the remote agent, its callers and the run.
+
+    The worker enforces the caller's `limits=`.
+    """
     model = create_scripted_agent(["one", "two", "three"], alias="MODEL")
 
     @miniagent
@@ -354,7 +360,7 @@ async def test_R2_call_id_is_one_call_with_two_readers() -> None:
 @in_virtual_time
 @pytest.mark.parametrize("record", ["claim", "done"])
 async def test_R2_call_runs_once_when_the_answer_to_a_frame_is_lost(record: str) -> None:
-    """A worker that does not hear if its claim, or its last frame, is stored finds out by the log."""
+    """A worker that does not hear if its claim, or its last frame, was stored finds it in the log; calls run once."""
     runs: list[int] = []
     counted = counted_agent(runs)
     broker = MemoryBroker()
@@ -369,7 +375,10 @@ async def test_R2_call_runs_once_when_the_answer_to_a_frame_is_lost(record: str)
 
 @in_virtual_time
 async def test_R2_call_id_with_other_content_raises_value_error() -> None:
-    """A call with the id of another call fails, and does not disturb that one."""
+    """A call with the id of an earlier call, but other messages or arguments, is a `ValueError`.
+
+    The earlier call goes on.
+    """
     broker = MemoryBroker()
     async with worker(broker, talker), MiniAgents():
         agent = remote(broker, "TALKER")
@@ -385,7 +394,10 @@ async def test_R2_call_id_with_other_content_raises_value_error() -> None:
 
 @in_virtual_time
 async def test_R10_reopen_gives_the_replies_from_the_start() -> None:
-    """`reopen` gives all replies while the agent works and later, in another run; cancelling it stops nothing."""
+    """`reopen` gives all replies, while the agent works and in a later run.
+
+    Cancelling the reopened replies does not stop the agent.
+    """
     broker = MemoryBroker()
     async with worker(broker, talker):
         async with MiniAgents():
@@ -465,7 +477,7 @@ async def test_R5_call_with_an_id_goes_on_without_readers() -> None:
 
 @in_virtual_time
 async def test_R5_cancelled_message_stops_its_source_at_the_worker() -> None:
-    """Cancelling one reply stops its source, with the next token that comes, and no other reply."""
+    """Cancelling one reply stops its token source when the next token comes, and does not stop the other reply."""
     closed: list[str] = []
 
     @miniagent
@@ -546,7 +558,10 @@ async def test_R7_unreachable_broker_raises_unavailable() -> None:
 
 @in_virtual_time
 async def test_R4_lost_worker_raises_an_error_after_the_tokens_that_came() -> None:
-    """A worker without a sign of life for a lease is lost: readers get its tokens, and then the error, for ever."""
+    """A worker without a sign of life for a lease is lost: readers get its tokens, and then the error.
+
+    `reopen` gives the same later.
+    """
     broker = MemoryBroker()
     async with worker(broker, talker, lease=2), MiniAgents():
         replies = remote(broker, "TALKER").trigger(count=1000, call_id="gone")
@@ -570,7 +585,7 @@ async def test_R4_lost_worker_raises_an_error_after_the_tokens_that_came() -> No
 
 
 async def _first(replies: Any, count: int) -> AsyncIterator[Any]:
-    """Yield the first replies with their numbers."""
+    """Yield the first `count` replies, each with its number."""
     number = 0
     async for promise in replies:
         yield number, promise
@@ -647,7 +662,10 @@ async def test_R6_broker_restart_loses_and_doubles_no_token() -> None:
 
 @in_virtual_time
 async def test_remote_agent_is_a_tool_with_the_parameters_of_the_agent() -> None:
-    """A model that calls a remote agent sees the agent's own parameters; of an alias, it sees one message."""
+    """A model that calls a remote agent sees the agent's own parameters.
+
+    If only the agent's alias is known here, the model sees one parameter: the message.
+    """
 
     @miniagent
     async def adder(ctx: InteractionContext, first: int, second: int) -> None:
@@ -669,7 +687,7 @@ async def test_remote_agent_is_a_tool_with_the_parameters_of_the_agent() -> None
 
 @in_virtual_time
 async def test_remote_agent_of_a_class_is_a_tool_without_the_bound_arguments() -> None:
-    """A model sees no argument that a fork has bound, and no context, in whatever place the class has its own."""
+    """A model sees no argument that a fork has bound, and no context, whichever field of the class is the context."""
 
     @dataclass
     class Adder:
@@ -729,7 +747,7 @@ async def test_trace_context_travels() -> None:
 @in_virtual_time
 @pytest.mark.parametrize("kept", [0, 5])
 async def test_R6_call_outlives_the_first_frames_of_its_log(kept: int) -> None:
-    """A call that runs for longer than frames are kept is exact for its reader, also after a restart of the broker."""
+    """If a log loses its first frames during a call, its reader gets the whole text, or a `RemoteProtocolError`."""
     broker = MemoryBroker()
     async with worker(broker, talker, lease=2), MiniAgents():
         replies = remote(broker, "TALKER").trigger(count=100, call_id="long")
@@ -747,7 +765,7 @@ async def test_R6_call_outlives_the_first_frames_of_its_log(kept: int) -> None:
 
 @in_virtual_time
 async def test_R7_worker_holds_at_most_its_concurrency() -> None:
-    """A worker runs so many calls at once; the queue keeps the others in order, for each agent."""
+    """A worker runs at most `concurrency` calls at once; the queue of each agent keeps the other calls in order."""
     running: list[int] = []
     most: list[int] = []
     order: list[str] = []
@@ -779,7 +797,10 @@ async def test_R7_worker_holds_at_most_its_concurrency() -> None:
 @in_virtual_time
 @pytest.mark.parametrize("patience", [30.0, 0.5])
 async def test_R8_drain_ends_running_calls_and_takes_no_more(patience: float) -> None:
-    """On SIGTERM a worker lets its calls end for some seconds, cancels the others, and leaves the queue alone."""
+    """On SIGTERM a worker waits `drain` seconds for its calls, and cancels those that go on.
+
+    Calls in the queue wait for another worker.
+    """
     import signal
 
     broker = MemoryBroker()
@@ -803,7 +824,7 @@ async def test_R8_drain_ends_running_calls_and_takes_no_more(patience: float) ->
 
 @in_virtual_time
 async def test_R8_worker_that_is_cancelled_ends_its_calls() -> None:
-    """A worker that is stopped at once cancels its calls, and says so in their logs."""
+    """If the task of a worker is cancelled, its calls are cancelled, and their readers get `PromiseCancelledError`."""
     broker = MemoryBroker()
     async with MiniAgents():
         async with worker(broker, talker):
@@ -835,7 +856,7 @@ async def test_R9_wrong_arguments_fail_at_the_call_or_at_the_worker() -> None:
 
 @pytest.mark.parametrize("url", ["", "nats://", "http://a:1", "nats://a:b", "a:0", "nats://u:secret@a:99999", "nats:a"])
 def test_R9_malformed_url_of_a_broker_is_refused(url: str) -> None:
-    """The URL of a broker that cannot be one is a `ValueError` at once; the error does not show its password."""
+    """A URL that cannot be one of a NATS server is a `ValueError` at once; the error does not show its password."""
     with pytest.raises(ValueError, match="is no URL of a NATS server, such as nats://127") as caught:
         remote(url, "TALKER")
     assert "secret" not in str(caught.value)
@@ -967,7 +988,7 @@ def test_R3_frames_count_once_and_in_order(order: list[int], doubled: list[int])
     ],
 )
 async def test_R9_frame_that_cannot_be_read_raises_protocol_error(frame: bytes) -> None:
-    """A reader of a log with an unknown version of a frame, or with no frame at all, gets a `RemoteProtocolError`."""
+    """A reader of a log with an entry of an unknown version, or one that is no frame, gets a `RemoteProtocolError`."""
     broker = MemoryBroker()
     broker.logs["bad"] = [Entry(1, 0, frame)]
     broker.position = 1
@@ -994,7 +1015,7 @@ async def test_R9_call_that_cannot_be_read_is_dropped() -> None:
 
 @in_virtual_time
 async def test_R9_unknown_fields_and_records_are_ignored() -> None:
-    """A frame of a later version with the same `v` may have more fields, records and events."""
+    """Unknown fields, records and events in a frame with the known `v`, as later versions send them, are ignored."""
     records = [
         {"k": "claim", "w": "w", "lease": 5, "new": 1},
         {"k": "later", "x": 1},
@@ -1028,7 +1049,7 @@ def quick_agent(ended: list[str]) -> MiniAgent[...]:
 
 
 async def scenario(trial: Trial) -> None:
-    """Call a remote agent, whose replies are the victim."""
+    """Call a remote agent; its replies are what the trial cancels."""
     ended: list[str] = []
     broker = MemoryBroker()
     async with worker(broker, quick_agent(ended), lease=2):
@@ -1042,7 +1063,7 @@ async def scenario(trial: Trial) -> None:
 
 
 async def application_scenario(trial: Trial) -> None:
-    """Call a remote agent in an application, which is the victim, while the worker goes on."""
+    """Call a remote agent in an application, whose task is what the trial cancels, while the worker goes on."""
     ended: list[str] = []
     broker = MemoryBroker()
 
@@ -1062,7 +1083,7 @@ async def application_scenario(trial: Trial) -> None:
 
 @pytest.mark.parametrize("tried", [scenario, application_scenario])
 def test_R5_call_can_be_cancelled_at_every_step(tried: Any) -> None:
-    """Wherever replies or application are cancelled, the agent has ended at the worker, and nothing is left open."""
+    """Wherever replies or application are cancelled, the agent ends at the worker, and no connection is left open."""
     assert cancel_at_every_step(tried, timeout=100) > 20
 
 
