@@ -99,7 +99,7 @@ def short(messages: Any) -> list[str]:
 
 
 def check_last_request(llm: ScriptedLLM) -> str:
-    """Check the last request by the rules of its API, and return its messages as JSON text."""
+    """Check that the last request keeps the rules of its API, without approvals; return its messages as JSON text."""
     request = json.loads(json.dumps(llm.last_call.request, default=dict))
     prompt = request.get("messages") or request["input"]
     check_prompt(llm.last_call.api, prompt)
@@ -200,7 +200,7 @@ async def _settled(promise: Any) -> None:
 
 
 async def test_approver_is_not_asked_if_the_answer_fails_after_its_calls() -> None:
-    """If an answer fails behind its finish reason, calls without `approve=` have run, but no approver is asked."""
+    """If an answer fails after its finish reason, calls without `approve=` have run, but no approver is asked."""
 
     def overlay(stream: Any) -> Any:
         """Return the response with an event that is no JSON behind its finish reason."""
@@ -278,7 +278,7 @@ async def test_fields_of_an_approval_that_are_sent_as_a_dict_are_no_approval() -
     ],
 )
 async def test_approval_of_another_call_does_not_fit(other: ToolCall) -> None:
-    """An approval of a call with another id, name or arguments counts as no decision."""
+    """An approval of a call with another id, name or arguments is no decision: the call in question does not run."""
 
     @miniagent
     async def approver(ctx: InteractionContext) -> None:
@@ -608,7 +608,7 @@ async def test_two_calls_of_one_tool_are_decided_one_by_one(ids: tuple[Any, Any]
 
 
 async def test_one_approval_runs_one_of_two_equal_calls() -> None:
-    """Two calls that are equal in all fields share a question; its approval runs one of them."""
+    """Two calls that are equal in all fields have the same question; its approval runs one of them."""
     call = ToolCall(id="", name="delete", arguments='{"path":"a"}')
     question = PendingApproval.of(call)
     files = Files(silent)
@@ -756,7 +756,7 @@ def messages_about_a_call() -> list[Message]:
 
 @pytest.mark.parametrize("message", messages_about_a_call())
 def test_questions_and_decisions_come_back_equal(message: Message) -> None:
-    """Dumps in JSON and Python's types, and pickles, give an equal message of the same class and hash."""
+    """A question or decision that was dumped or pickled, and loaded, is equal, with the same class and hash."""
     copies: list[Any] = [
         Message.model_validate_json(message.model_dump_json()),
         Message.model_validate(message.model_dump()),
@@ -829,9 +829,10 @@ def _turns(draw: st.DrawFn) -> list[Message]:
 
 @given(turns=st.lists(_turns(), max_size=2), api=st.sampled_from(["chat", "responses", "messages"]))
 async def test_only_approved_calls_run_whatever_a_conversation_holds(turns: list[list[Message]], api: Any) -> None:
-    """A call runs once, and only with an approval behind the last answer with calls.
+    """A call runs once, and only if its approval follows the last answer with calls.
 
-    No call runs that was refused, or if a message of a user or a model comes last. The next prompt keeps the rules.
+    No call runs that was refused, or if a message of a user or a model comes last. The next prompt keeps the rules of
+    its API.
     """
     history = [message for turn in turns for message in turn]
     files = Files(silent)

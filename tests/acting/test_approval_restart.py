@@ -283,7 +283,7 @@ def test_waiting_approver_over_an_sdk_ends_when_its_loop_is_cancelled_at_any_ste
 
 @pytest.mark.parametrize("victim", ["replies", "run"])
 def test_resumed_call_ends_when_its_loop_is_cancelled_at_any_step(victim: str, effort: Effort) -> None:
-    """Whenever a run that goes on after an approval is cancelled, the approved call has ended and ran once at most."""
+    """If a run that goes on after an approval is cancelled at any step, the call ends, and ran at most once."""
 
     async def scenario(trial: Trial) -> None:
         files = Files()

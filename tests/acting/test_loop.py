@@ -67,7 +67,7 @@ def short(messages: tuple[Message, ...] | list[Message]) -> list[str]:
 
 
 async def outcomes(replies: MessageSequencePromise) -> list[str]:
-    """Return each reply in short, and the name of the error of one that failed."""
+    """Return each reply in short, with the name of the error in place of one that failed."""
     found = []
     async for promise in replies:
         try:
@@ -548,7 +548,7 @@ class _Fatal(BaseException):
 
 @pytest.mark.parametrize("error", [StopDialog(), PromiseCancelledError("stopped"), _Fatal("failed")])
 async def test_some_exceptions_are_never_told(error: BaseException) -> None:
-    """A `StopDialog`, a cancellation or a `BaseException` of a tool is raised by the replies, and is no result."""
+    """A `StopDialog`, a cancellation or a `BaseException` of a tool is no result: awaiting the replies raises it."""
 
     async def act() -> None:
         """Act."""
@@ -562,7 +562,7 @@ async def test_some_exceptions_are_never_told(error: BaseException) -> None:
 
 
 async def test_tool_can_end_a_dialog() -> None:
-    """`StopDialog` from a tool ends the loop of agents in which the model takes part."""
+    """`StopDialog` from a tool ends `achain_loop`, in which the model is one of the agents."""
 
     async def leave() -> None:
         """Leave."""
@@ -663,7 +663,7 @@ async def test_exactly_max_rounds_are_no_error() -> None:
 
 
 async def test_handoff_ends_the_loop_with_the_agent_it_names() -> None:
-    """The agent of a handoff gets all messages so far, after the other calls; its replies are the last ones."""
+    """The agent of a handoff gets all messages so far, with results of other calls; its replies are the last ones."""
     seen: list[Any] = []
 
     @miniagent
@@ -688,7 +688,7 @@ async def test_handoff_ends_the_loop_with_the_agent_it_names() -> None:
 
 
 async def test_second_handoff_is_refused() -> None:
-    """Of two handoffs in one answer, the second is answered with an error."""
+    """Of two handoffs in one answer, the first takes place, and the second is answered with an error."""
     first = ScriptedLLM(["from the first"])
     second = ScriptedLLM([])
     tools = [handoff(first.agent(alias="FIRST")), handoff(second.agent(alias="SECOND"))]

@@ -159,7 +159,7 @@ async def test_parsed_is_none_without_output() -> None:
 
 
 def test_parse_reads_the_text_of_any_message() -> None:
-    """`parse` reads a text, joined parts or fields; it takes a value that is no object also out of `{"value": ...}`."""
+    """`parse` reads a text, joined parts or fields; a value that is no object may also stand in `{"value": ...}`."""
     assert Message('{"good": true}').parse(Verdict) == Verdict(good=True)
     assert Message(["[1, ", "2]"]).parse(list[int]) == [1, 2]
     assert Message('{"value": [1]}').parse(list[int]) == [1]
@@ -247,7 +247,7 @@ async def test_asking_again_with_the_error_gives_the_model_its_answer_and_the_re
 
 
 def test_errors_of_long_texts_are_short() -> None:
-    """The text of an error quotes the beginning of an answer only, and names the first places that are wrong."""
+    """The text of an `OutputInvalidError` is short, even if the answer is long or has thousands of wrong places."""
     for text in ("no json " * 10_000, json.dumps(["x"] * 10_000)):
         with pytest.raises(OutputInvalidError) as caught:
             Message(text).parse(list[int])
@@ -422,7 +422,7 @@ async def test_forks_and_calls_change_the_output() -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("api", APIS)
 async def test_only_the_final_answer_of_a_loop_is_the_output(api: API, mode: str, stream: bool) -> None:
-    """Answers with calls may have any text; the last one is the output, and the requests pair calls and results."""
+    """Answers with calls may have any text: only the last answer, without calls, is the output."""
     steps: list[Any] = [Step("Let me see.", tool_calls=[("double", {"number": 2})]), Step.of_output(GOOD, cut=4)]
     llm = ScriptedLLM(steps)
     async with MiniAgents():
@@ -449,7 +449,7 @@ async def test_an_output_beside_other_calls_waits_for_their_results(api: API) ->
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("api", APIS)
 async def test_the_first_call_of_the_output_counts(api: API, stream: bool) -> None:
-    """If a model gives its output twice, the first one counts, and no call is left without a result."""
+    """If a model gives its output twice, the first one counts, and neither the message nor its events have a call."""
     llm = ScriptedLLM([Step(tool_calls=[("final_answer", {"good": True}), ("final_answer", {"good": False})])])
     async with MiniAgents():
         promise = agent_of(llm, api, output=Verdict, output_mode="tool", stream=stream).trigger("Hello").last

@@ -386,7 +386,7 @@ _CONVERSATIONS = st.lists(_answers() | _results() | _approvals() | st.builds(Use
 def test_any_mix_of_messages_gives_a_prompt_that_the_api_accepts(history: list[Any], api: str, has_tools: bool) -> None:
     """The prompt of a conversation of any messages, in any order, keeps the rules of the API.
 
-    It is the same as without the questions about calls and the decisions on them.
+    The prompt is the same without the questions about calls and the decisions on them.
     """
     options = {"has_tools": has_tools} if api == "messages" else {}
     prompt = prompt_of(api, [UserMessage("q"), *history], **options)

@@ -66,7 +66,7 @@ def test_parameters_become_a_closed_schema() -> None:
 
 
 def test_tool_without_parameters_has_an_empty_object_as_its_schema() -> None:
-    """A function without parameters takes an empty object, which APIs require to have properties."""
+    """The schema of a function without parameters is an object with empty `properties`, which APIs require."""
 
     def now() -> str:
         """The time."""
@@ -117,7 +117,7 @@ def test_arguments_become_values_of_the_annotated_types(annotation: Any, json: s
     ],
 )
 def test_wrong_arguments_are_refused_with_their_reason(arguments: str, reason: str) -> None:
-    """The validator is strict, and its error names each wrong argument."""
+    """Arguments of a wrong type or name are a `ToolError` that names each of them; no value is converted."""
     with pytest.raises(ToolError, match=f"(?s)^ValidationError: the arguments of get_weather .*{reason}"):
         tool(get_weather).read_arguments(arguments)
 
@@ -341,7 +341,7 @@ def test_bad_settings_are_refused_by_agents_forks_and_calls(
 
 
 def test_toolset_keeps_order_and_dicts_untouched() -> None:
-    """Tools are written in their order, a dict as the same object; None stands for no tools."""
+    """`Toolset.written` keeps the order of the tools, and returns a dict as the same object; None means no tools."""
     dict_tool = {"type": "web_search", "anything": [1]}
     toolset = Toolset.of([get_weather, dict_tool])
     written = toolset.written("x", lambda made: {"name": made.name})

@@ -1,4 +1,4 @@
-"""Reader of lines from any kind of stdin: it never blocks the loop, and never keeps the process alive."""
+"""Reader of lines from any kind of stdin: it never blocks the event loop, and never keeps the process alive."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_reader_returns_a_line_when_it_is_complete(pipe: Pipe) -> None:
 
 
 async def test_reader_returns_the_lines_of_a_file(tmp_path: Path) -> None:
-    """A file as stdin, which the loop cannot watch, is read to its end."""
+    """A file as stdin, which the event loop cannot watch, is read to its end."""
     (tmp_path / "input.txt").write_bytes(TEXT.encode())
     with open(tmp_path / "input.txt", encoding="utf-8") as stdin:  # noqa: ASYNC230 - stands for stdin
         assert await all_lines(stdin) == LINES
@@ -116,7 +116,7 @@ async def test_reader_returns_the_lines_of_an_object_in_memory() -> None:
 async def test_reader_uses_a_daemon_thread_when_the_loop_cannot_watch_files(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the loop has no `add_reader`, a daemon thread reads stdin, and a cancelled call loses no line."""
+    """If the event loop has no `add_reader`, a daemon thread reads stdin, and a cancelled call loses no line."""
 
     def refuse(*_: object) -> NoReturn:
         raise NotImplementedError
@@ -170,7 +170,7 @@ async def test_reader_keeps_text_for_the_next_call(pipe: Pipe) -> None:
 
 
 async def test_cancelled_readline_loses_no_line(pipe: Pipe) -> None:
-    """A cancelled `readline` leaves the input to the next call, and no callback in the loop."""
+    """A cancelled `readline` leaves the input to the next call, and no callback in the event loop."""
     reader = LineReader.of(pipe.stdin)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.readline(), 0.001)

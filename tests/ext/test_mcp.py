@@ -147,7 +147,7 @@ async def results_of(tools: list[Tool], *calls: str | tuple[str, Any], **setting
 
 @pytest.mark.parametrize("kind", ["memory", "stdio", "http"])
 async def test_tools_of_a_server_are_called(kind: str) -> None:
-    """Over each transport, results come in the order of the calls: texts, structured values, and errors as such."""
+    """Over each transport, results come in the order of the calls: texts, structured values, and marked errors."""
     async with client_of(kind) as client:
         tools = await mcp_tools(client)
         results = await results_of(tools, ("measure", {"city": "Rome", "days": 2}), "fail", "measure", "empty_error")
@@ -285,7 +285,7 @@ async def test_no_arguments_may_be_blank(arguments: str) -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "http"])
 async def test_timeout_of_the_client_is_told(kind: str, tmp_path: Path) -> None:
-    """A call that takes longer than the client's timeout gets an error as its result, and the loop goes on."""
+    """A call that takes longer than the client's timeout gets an error as its result, and the tool loop goes on."""
     async with client_of(kind, read_timeout_seconds=5.0) as client:
         (result,) = await results_of(await mcp_tools(client), ("hang", {"folder": str(tmp_path)}))
     assert result.is_error

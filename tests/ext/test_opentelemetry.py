@@ -150,7 +150,7 @@ def check_by_table(span: ReadableSpan) -> None:
 
 @pytest.fixture
 def spans(caplog: pytest.LogCaptureFixture) -> Any:
-    """Give the spans of a test, and check that no observer has failed and no context was left in another place."""
+    """Give the spans of a test, and check that no observer has failed, and each context was detached where it began."""
     yield (found := Spans())
     assert "is off for the rest of this run" not in caplog.text
     assert "Failed to detach" not in caplog.text
@@ -375,7 +375,7 @@ async def test_repeated_request_is_one_span(kind: str, spans: Spans) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_failed_request_has_its_error_with_a_redacted_message(kind: str, spans: Spans) -> None:
-    """A failure sets the class of the error, and the status with its message, in which keys are redacted."""
+    """The spans of a failed request and its agent have the error's class, and an error status with redacted text."""
     async with traced(spans):
         with pytest.raises(LLMError) as caught:
             await agent_of(ScriptedLLM(Failure(401, f"wrong key {KEY}")), kind, alias="WRITER").trigger("Hi")
@@ -570,7 +570,7 @@ async def test_captured_content_has_the_form_of_the_conventions(kind: str, spans
 
 @pytest.mark.parametrize("kind", ["chat", "responses", "messages"])
 async def test_captured_content_does_not_hold_the_key_of_the_client(kind: str, spans: Spans) -> None:
-    """A key that looks like no key is redacted where a prompt or an answer repeats it."""
+    """With `capture_content`, the client's key is redacted in prompts and answers, even if its shape is unknown."""
     plain = "plainkey-of-the-client"
     llm = ScriptedLLM(lambda call: f"Your key is {plain}")
     client: Any = llm.anthropic_client(api_key=plain) if kind == "messages" else llm.openai_client(api_key=plain)

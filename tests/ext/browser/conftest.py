@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class CutStreams:
-    """ASGI application that cuts the first streams of events of another one.
+    """ASGI application that passes requests to another one, and ends its first event streams early.
 
     Args:
         app: the other application.

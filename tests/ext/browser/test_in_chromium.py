@@ -84,7 +84,7 @@ async def test_W1_page_goes_on_when_it_is_loaded_again_in_the_middle(serve: Serv
 
 
 async def test_W1_message_sent_while_the_chat_is_loaded_is_shown_once(serve: Serve) -> None:
-    """A message that the user sends before the page has got the chat is sent after that, and shown once."""
+    """A message that the user sends while the page still loads the chat is sent afterwards, and shown once."""
     async with serve([Step(ANSWER)]) as url, open_page("about:blank") as page:
 
         async def ask_meanwhile(route: Any) -> None:

@@ -59,7 +59,7 @@ class Page:
                     self.last_event_id = ""
 
     def reconnect(self) -> None:
-        """Forget the part of an event that came before a cut."""
+        """Forget the beginning of an event that a cut left incomplete."""
         self._decoder = SSEDecoder()
 
 
@@ -70,7 +70,7 @@ async def read_all(page: Page, replies: MessageSequencePromise, last_event_id: s
 
 
 def streamed(tokens: Sequence[str], *, error: BaseException | None = None, **fields: Any) -> Any:
-    """Return a message of these tokens, one in each turn of the loop, which fails after them."""
+    """Return a message of these tokens, one in each turn of the event loop; after them it raises `error`, if given."""
 
     async def streamer(_: dict[str, Any]) -> AsyncIterator[str]:
         for token in tokens:
@@ -173,7 +173,7 @@ def test_W1_page_has_the_texts_after_random_cuts_at_random_times(effort: Effort)
 
 
 async def test_W1_events_do_not_depend_on_how_tokens_came() -> None:
-    """A position that one process gave holds in another process, where the same text has come in other tokens."""
+    """An event id of one process is valid in another process, where the same text came in other tokens."""
     for tokens in (["abc", "def"], list("abcdef"), ["abcdef"]):
         page = Page([[None, "first"], ["assistant", "abcd"]])
         async with MiniAgents():
@@ -186,7 +186,7 @@ async def test_W1_events_do_not_depend_on_how_tokens_came() -> None:
     "last_event_id", ["1", "a.b", "-1.0", "1.2.3", "01.0", " 0.1", "0.٣", "0.1\n", "9" * 50 + ".0", "3.0", "0.4", "2.1"]
 )
 async def test_W2_position_that_is_malformed_or_beyond_the_end_resets_the_page(last_event_id: str) -> None:
-    """A malformed position, or one beyond the end, gives `reset`, and then everything from the start."""
+    """A malformed event id, or one beyond the end, gives `reset`, and then all events from the start."""
     page = Page()
     page.last_event_id = last_event_id
     async with MiniAgents():

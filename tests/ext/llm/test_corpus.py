@@ -423,7 +423,7 @@ _REPEATED = {"id", "type", "format", "index", "signature", "name"}
 
 
 def _fold(old: Any, new: Any, name: str = "") -> Any:
-    """Return a value after its next piece: the rule of merging step by step, as it is written, and slowly."""
+    """Return the merge of a value and its next piece, by the rule as it is written: step by step, and slowly."""
     if new is None:
         return old
     if isinstance(old, str) and isinstance(new, str):
@@ -444,7 +444,7 @@ def _fold(old: Any, new: Any, name: str = "") -> Any:
 
 
 def _unnamed_fields(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the fields without a name of the first choice's message, and those of its calls by their ids."""
+    """Return the fields of the first choice's message, and of its calls by index, that the framework does not name."""
     message: dict[str, Any] = {}
     calls: dict[str, dict[str, Any]] = {}
 

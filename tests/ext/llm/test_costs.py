@@ -1,4 +1,4 @@
-"""Costs of an answer and of its chunks, as counts of calls, which are independent of clocks."""
+"""Costs of an answer and of its chunks, as counts of function calls, which are independent of clocks."""
 
 from __future__ import annotations
 
@@ -67,7 +67,10 @@ async def test_agent_parses_the_json_of_each_event_once(
 
 
 async def functions_of_an_answer(agent: Any, messages: Any) -> Counter[tuple[str, str]]:
-    """Return the functions that one answer enters, by file and name, after another answer has filled the caches."""
+    """Return how often one answer enters each function, by file and name.
+
+    Another answer has filled the caches before.
+    """
     entered: Counter[tuple[str, str]] = Counter()
 
     def count(frame: FrameType, event: str, _: object) -> None:
@@ -103,7 +106,7 @@ async def test_openai_sdk_walks_no_message_of_a_prompt(api: str, kit: Kit) -> No
 
 
 def traced_by_function(method: Any, seen: list[Any]) -> Any:
-    """Return a function in place of a method of a class, as tracers make it; it keeps the arguments."""
+    """Return a function that replaces a method of a class, as tracers make it, and adds its arguments to `seen`."""
 
     @functools.wraps(method)
     async def traced(*arguments: Any, **named: Any) -> Any:
@@ -114,7 +117,7 @@ def traced_by_function(method: Any, seen: list[Any]) -> Any:
 
 
 def traced_by_wrapt(method: Any, seen: list[Any]) -> Any:
-    """Return a proxy of a method of a class, as instrumentations of OpenTelemetry make it; it keeps the arguments."""
+    """Return a proxy of a method, as instrumentations of OpenTelemetry make it, that adds its arguments to `seen`."""
 
     def traced(wrapped: Any, _: object, arguments: Any, named: Any) -> Any:
         seen.append((arguments, named))
@@ -150,7 +153,7 @@ async def test_tracer_of_openai_sdk_sees_the_prompt(
 
 @pytest.mark.parametrize("method", ["_prepare_options", "_build_request", "_build_headers", "_process_response"])
 async def test_subclass_of_openai_client_sees_the_prompt(method: str, kit: Kit) -> None:
-    """A client of a subclass sees the prompt in the options of a request that a method of the SDK gets."""
+    """A subclass of OpenAI's client that overrides a method of the SDK gets the prompt in the request's options."""
     seen: list[Any] = []
 
     def replaced(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -225,7 +228,7 @@ async def test_anthropic_sdk_sends_the_trace_of_the_context_without_a_provider(k
 
 
 async def test_anthropic_sdk_sends_the_headers_of_a_propagator(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A propagator that writes headers without any trace is still asked by Anthropic's SDK."""
+    """Anthropic's SDK sends the headers of a propagator that writes headers even without a trace."""
 
     class Marking(TraceContextTextMapPropagator):
         def inject(self, carrier: Any, *_: Any, **named: Any) -> None:

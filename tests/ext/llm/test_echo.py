@@ -89,7 +89,7 @@ async def test_field_of_a_message_goes_back_under_its_name(whole: bool, kit: Kit
 
 
 async def test_reasoning_goes_back_under_each_name_that_it_came_with(kit: Kit) -> None:
-    """Reasoning under two names goes back under both, and text that differs from it as a field of its own."""
+    """Reasoning that came under two names goes back under both; if their texts differ, each has its own."""
     message = await answer_of(kit, {"reasoning": "a", "reasoning_content": "a"}, {"reasoning": "b", "content": "c"})
     assert message.reasoning == "ab"
     assert message.echo == {"reasoning": "reasoning", "reasoning_content": "reasoning_content"}
@@ -98,7 +98,7 @@ async def test_reasoning_goes_back_under_each_name_that_it_came_with(kit: Kit) -
 
 
 async def test_each_choice_has_fields_of_its_own(kit: Kit) -> None:
-    """The fields of a further choice stand in that choice, and go back with it."""
+    """The unknown fields of a further choice are fields of that choice's message, and go back with it."""
     chunks = [kit.chat_chunk("a", note="first"), kit.chat_chunk("b", note="second", reasoning="r")]
     chunks[1]["choices"][0]["index"] = 1
     ends = [kit.chat_chunk(finish_reason="stop") for _ in range(2)]

@@ -95,7 +95,10 @@ def end_of_last_event(data: bytes) -> int | None:
 
 
 def test_S1_S5_S10_session_raises_truncated_error_when_a_stream_ends_before_its_last_event(streams: Streams) -> None:
-    """Ended before its last event, a stream raises and its text so far is kept; ended later, it is complete."""
+    """If a stream ends before its last event, the session raises, and its outcome has the text so far.
+
+    If the stream ends later, the answer is complete.
+    """
     answers = {
         name: (*stream, end) for name, stream in streams.items() if (end := end_of_last_event(stream[1])) is not None
     }

@@ -196,7 +196,7 @@ def _raised(feed: Callable[[], Any]) -> errors.LLMError:
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS, ids=lambda value: str(getattr(value, "__name__", "")))
 def test_P22_sessions_raise_errors_inside_the_objects_of_each_api(error: Any, kind: Any) -> None:
-    """An error in a response, message, delta or document is raised in each API, and keeps the text beside it."""
+    """An error in a response, message, delta or document is raised in each API; the text beside it is in `withheld`."""
     for api, path in (
         ("responses", (0, "response")),
         ("responses", (6, "response")),

@@ -47,7 +47,7 @@ def test_S35_done_is_recognised_with_spaces_quotes_and_lower_case(api: str, done
 
 @pytest.mark.parametrize("api", ["responses", "messages"])
 def test_S36_event_with_an_invalid_type_is_read_by_its_name(api: str) -> None:
-    """An event whose `type` is a number has the type that its name tells, and one doubt is noted."""
+    """An event whose `type` is a number gets its type from its `event:` line, and one doubt is noted."""
     for place in range(len(streams()[api])):
         session = session_of(api)
         text = ""

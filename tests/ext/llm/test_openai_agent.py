@@ -343,7 +343,7 @@ async def test_agent_refuses_invalid_settings_when_they_are_given(
 
 
 async def test_fork_changes_the_settings_that_it_names(kit: Kit) -> None:
-    """A fork sends its own model and parameters, `trigger` adds parameters, and the forked agent keeps its alias."""
+    """A fork sends its own model and parameters, `trigger` adds parameters, and the original agent keeps its alias."""
     wire = kit.Wire(kit.Reply(kit.chat("x")))
     agent = create_openai_agent("m", async_client=wire.openai(), temperature=0.1)
     fork = agent.fork(model="other", temperature=0.9, alias="HOT")

@@ -103,7 +103,7 @@ def test_parameter_of_another_server_is_not_warned_of(
 
 
 def test_parameter_in_the_extra_body_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """A misspelled name inside of `extra_body` gets no warning: what stands there was meant as it is."""
+    """A misspelled name inside of `extra_body` gets no warning, because the fields there are sent as they are."""
     create_openai_agent("m", extra_body={"temprature": 1})
     assert not warnings_of(caplog)
 
@@ -120,7 +120,7 @@ def test_parameter_in_the_extra_body_is_not_warned_of(caplog: pytest.LogCaptureF
 def test_parameters_of_the_installed_sdk_are_not_warned_of(
     create: Callable[..., Any], method: Callable[[], Any], more: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No parameter of the SDK's own method counts as misspelled, and the SDK's `omit` is a value of each."""
+    """No parameter of the SDK's own method counts as misspelled, and each takes the SDK's `omit` as its value."""
     names = inspect.signature(method()).parameters.keys() - {"model", "messages", "input", "tools", "max_tokens"}
     create("m", **more, **dict.fromkeys(names, openai.omit))
     assert len(names) > 10
@@ -147,7 +147,7 @@ def test_parameters_of_the_installed_sdk_are_not_warned_of(
 async def test_value_of_a_wrong_type_is_refused_before_a_key_is_asked_for(
     create: Callable[..., Any], settings: dict[str, Any], right: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value of a wrong type is a `TypeError` of the call, of a fork and of the creation, and needs no key."""
+    """A value of a wrong type is a `TypeError` of the call, the fork or the creation, also without an API key."""
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     (name,) = settings

@@ -245,7 +245,7 @@ def test_P23_prompts_repair_calls_with_arguments_that_are_no_text(value: Any) ->
 
 
 def test_P23_prompts_keep_the_text_of_valid_arguments() -> None:
-    """Valid arguments keep their spaces and the order of keys; the text of a custom tool is not JSON."""
+    """Valid arguments keep their spaces and the order of keys; the input of a custom tool, which is no JSON, stays."""
     text = ' {"b": 1,\n "a": "\\u00e9"} '
     assert chat_prompt([calling("c", arguments=text)])[0]["tool_calls"][0]["function"]["arguments"] == text
     call = {"id": "c", "name": "sql", "arguments": "select 1", "type": "custom"}

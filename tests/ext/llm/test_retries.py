@@ -93,7 +93,7 @@ def test_P14_retry_waits_as_the_provider_asks_up_to_wait_cap() -> None:
 
 
 def test_retry_gives_up_after_its_attempts_its_time_budget_or_a_delivered_token() -> None:
-    """`Retry` gives up after its last attempt, beyond its time budget, after delivered text, and after a refusal."""
+    """`Retry` gives up after its last attempt, beyond its time budget, after delivered text, and on final errors."""
     retry = Retry(attempts=2, time_budget=10.0)
     assert retry.wait(errors.ProviderError(), 2, 0.0) is None
     assert retry.wait(errors.ProviderError(retry_after=5.0), 1, 6.0) is None

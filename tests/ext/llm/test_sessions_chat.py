@@ -166,7 +166,7 @@ def test_S22_chunks_without_choices_change_nothing(place: int) -> None:
 )
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_P2_error_object_raises_the_error_of_its_words(payload: Any, kind: type, retryable: bool, place: int) -> None:
-    """An error object at any place raises the error that its words name, and the text so far stays."""
+    """An error object at any place raises the class that its type or code names, and the text so far stays."""
     session = ChatSession()
     feed(session, [chunk(choice("a")), chunk(choice("b"))][:place])
     with pytest.raises(errors.LLMError) as caught:
@@ -322,7 +322,7 @@ def test_session_returns_function_call_and_custom_tools_as_tool_calls() -> None:
     ],
 )
 def test_P13_finish_reason_is_normalised_and_the_providers_word_is_kept(word: str, reason: str) -> None:
-    """A known word is translated, an unknown one stays; `provider_finish_reason` has the provider's word."""
+    """A known finish reason is translated, an unknown one stays; `provider_finish_reason` has the provider's word."""
     result = outcome(chunk(choice("a")), chunk(choice(finish=word)), DONE)
     assert (result.finish_reason, result.provider_finish_reason) == (reason, word)
 

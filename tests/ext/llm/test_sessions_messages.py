@@ -175,7 +175,7 @@ def test_S22_unknown_events_and_pings_change_nothing(place: int, unknown: dict[s
 
 
 def test_S23_unknown_blocks_are_kept_unchanged() -> None:
-    """The outcome keeps unknown blocks with the fields of their unknown deltas, which it counts; its text is whole."""
+    """Unknown blocks are kept, with the fields of their deltas; unknown deltas are counted, and the text is whole."""
     new = block(0, {"type": "sparkle_delta", "sparkle": 1}, type="sparkle", data={"x": 1})
     compaction = block(1, {"type": "compaction_delta", "content": "short"}, type="compaction", content=None)
     result = outcome(START, *new, *compaction, *text(2, "a"), *end())
@@ -219,7 +219,7 @@ def _changed(place: int, **fields: Any) -> list[Any]:
     ids=str,
 )
 def test_S16_S19_S24_misplaced_or_malformed_event_raises_protocol_error(stream: list[Any]) -> None:
-    """An event before its start, after its stop, for an unknown block or with wrong types is an error."""
+    """An event outside of its message or block, for an unknown block, or with wrong types raises an error."""
     with pytest.raises(errors.StreamProtocolError):
         feed(MessagesSession(), stream)
 
@@ -241,7 +241,7 @@ def test_S20_session_ignores_events_after_the_end() -> None:
     ],
 )
 def test_P1_error_event_raises_the_error_of_its_word(place: int, word: str, kind: type, retryable: bool) -> None:
-    """An error event at any place raises the error that its word names, and the text so far stays."""
+    """An error event at any place raises the class that its type names, and the text so far stays."""
     session = MessagesSession()
     feed(session, PLAIN[:place])
     with pytest.raises(errors.LLMError) as caught:

@@ -180,7 +180,7 @@ def test_S37_equal_deltas_all_count_when_sequence_numbers_are_wrong() -> None:
 @pytest.mark.parametrize("number", [0, 1, 99, -1, None, "x"])
 @pytest.mark.parametrize("kind", ["error", "response.failed"])
 def test_S37_error_event_with_a_wrong_sequence_number_raises_its_error(kind: str, number: Any) -> None:
-    """An error event raises its error even if its sequence number is wrong, because a gateway cannot know it."""
+    """An error event raises its error even if its sequence number is wrong, as in an event that a gateway made."""
     error = {"code": "rate_limit_exceeded", "message": "slow down"}
     event = {"type": kind, "sequence_number": number, "error": error, "response": response("failed", error=error)}
     with pytest.raises(errors.RateLimitedError, match="slow down"):

@@ -132,7 +132,7 @@ def test_S6_S8_S11_S14_S15_decoder_follows_the_standard(stream: str, expected: l
     ],
 )
 def test_S14_S15_decoder_keeps_the_last_retry_time_and_event_id(name: str, retry: int | None, last_id: str) -> None:
-    """The decoder keeps the last valid `retry`, and an event id from the end of its block on."""
+    """The decoder keeps the last valid `retry`, and takes over an event id at the end of the event's block."""
     decoder = SSEDecoder()
     decoder.feed(VECTORS[name][0].encode())
     assert (decoder.retry, decoder.last_event_id) == (retry, last_id)

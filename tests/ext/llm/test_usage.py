@@ -201,7 +201,7 @@ async def test_usage_of_a_chat_completion_has_one_meaning(name: str, whole: bool
 
 
 async def test_usage_of_a_chat_completion_comes_in_several_chunks(kit: Kit) -> None:
-    """Running totals replace earlier ones, numbers of other names are added, and an empty usage changes nothing."""
+    """Running totals replace earlier ones, numbers under new names are added, and an empty usage changes nothing."""
     usage = await chat_usage(
         kit,
         {"prompt_tokens": 5, "completion_tokens": 0, "total_tokens": 5},

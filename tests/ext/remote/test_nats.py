@@ -109,7 +109,7 @@ def run_ids(runs: Path) -> list[str]:
 
 
 async def test_R1_replies_are_exact_and_can_be_read_again(shared_server: NatsServer, tmp_path: Path) -> None:
-    """Text, fields, events and errors come through a real server, live and later, and in large messages."""
+    """Replies, large messages and errors come through a real server; `reopen` gives the replies of a call again."""
     with worker(shared_server.url, tmp_path / "runs"):
         async with MiniAgents():
             agent = remote(shared_server.url, "TALKER")

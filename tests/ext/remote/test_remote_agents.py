@@ -275,7 +275,7 @@ async def test_R1_stop_dialog_and_errors_as_messages_are_as_in_one_process() -> 
 
 @in_virtual_time
 async def test_R1_events_travel() -> None:
-    """`events()` of a remote reply gives the events of the source at their places."""
+    """`events()` of a remote reply gives the events of its source, in their order."""
     call = ToolCall(id="c1", name="look", arguments="{}")
 
     @miniagent
@@ -709,7 +709,7 @@ async def test_remote_agent_of_a_class_is_a_tool_without_the_bound_arguments() -
 
 
 async def test_run_in_another_thread_has_a_connection_of_its_own() -> None:
-    """A run that code of an agent starts in another thread, with a loop of its own, calls remote agents there."""
+    """A run in another thread, with an event loop of its own, can call remote agents while the first run is open."""
 
     @miniagent
     async def echo(ctx: InteractionContext) -> None:
@@ -871,7 +871,10 @@ def test_R9_urls_that_nats_py_takes_are_taken(url: str) -> None:
 
 
 async def test_R9_serve_and_remote_refuse_wrong_arguments() -> None:
-    """Wrong agents, aliases, numbers and ids of calls, and a `serve` outside of a run, raise fitting errors."""
+    """Wrong agents, aliases, numbers and call ids raise `ValueError` or `TypeError`.
+
+    `serve` outside of a run raises `NoActiveContextError`.
+    """
 
     @miniagent
     async def with_id(ctx: InteractionContext, call_id: str = "") -> None: ...
@@ -1088,7 +1091,7 @@ def test_R5_call_can_be_cancelled_at_every_step(tried: Any) -> None:
 
 
 def test_R2_calls_are_exact_under_many_schedules() -> None:
-    """In any order of events, calls on two workers give their replies."""
+    """Under ten random orders of events, calls on two workers give their replies."""
 
     async def run() -> None:
         broker = MemoryBroker()

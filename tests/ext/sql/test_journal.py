@@ -155,7 +155,7 @@ async def test_H24_failed_call_is_made_again(database: str) -> None:
 
 @pytest.mark.parametrize("reply", [Message("cut", interrupted=True), ErrorMessage("failed")])
 async def test_H24_call_with_an_incomplete_reply_is_made_again(database: str, reply: Message) -> None:
-    """A reply that is interrupted, or an error as a message, is not kept for later runs."""
+    """A call that replied an interrupted message or an error message is made again in a later run."""
     worker, made = counting_agent(lambda _: reply)
     await run_again(database, worker, "go")
     await run_again(database, worker, "go")
@@ -326,7 +326,7 @@ async def test_H25_claim_is_renewed_while_the_loop_is_blocked(
     monkeypatch.setattr(sql, "RENEWAL", 0.02)
 
     async def renewed() -> float:
-        """Return the time of the last renewal, by a connection of a loop of its own."""
+        """Return the time of the last renewal, by a connection of an event loop of its own."""
         own = create_async_engine(engine.url)
         try:
             async with own.connect() as connection:
