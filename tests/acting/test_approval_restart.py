@@ -96,7 +96,7 @@ def run_until(folder: Path, command: str, word: str) -> str:
         printed = ""
         while word not in printed:
             line = process.stdout.readline()
-            assert line, f"the program ended after {printed!r}"
+            assert line, f"the program ended before it printed {word!r}, after {printed!r}"
             printed += line
         return printed
     finally:
@@ -181,7 +181,7 @@ async def store_whole_conversation(api: Any, path: Path) -> None:
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_history_of_a_killed_process_runs_what_was_approved_and_nothing_else(api: Any, tmp_path: Path) -> None:
-    """Wherever a kill cuts a history with approvals, an approved call without a result runs once, and no other does."""
+    """Wherever a kill truncates a history, an approved call without a result runs once, and no other call does."""
     await store_whole_conversation(api, tmp_path / "whole.md")
     data = (tmp_path / "whole.md").read_bytes()
     ends = {match.end() for match in re.finditer(rb"<!-- /miniagents -->\n", data)}

@@ -244,7 +244,7 @@ async def test_loaded_answer_of_an_earlier_process_is_paired(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_history_of_a_killed_process_gives_a_complete_prompt(api: str, tmp_path: Path) -> None:
-    """Wherever a kill cuts the file of a tool loop, an agent can go on from the file: each call has one result."""
+    """Wherever a kill truncates the file of a tool loop, an agent can go on from the file: each call has one result."""
 
     async def send(to: str) -> str:
         """Send a letter."""

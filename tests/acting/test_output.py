@@ -195,7 +195,7 @@ def test_parse_reads_the_text_of_any_message() -> None:
 async def test_an_answer_that_is_no_output_is_an_error_with_the_answer(
     answer: Step, says: str, count: int, api: API, mode: str, stream: bool
 ) -> None:
-    """An invalid, cut, filtered or refused answer is an `OutputInvalidError` with the whole answer and the reasons."""
+    """An invalid, truncated, filtered or refused answer is an `OutputInvalidError` with this answer and the reasons."""
     if api == "messages" and answer.finish_reason == "content_filter":
         pytest.skip("Anthropic has no such reason")
     llm = ScriptedLLM(answer)

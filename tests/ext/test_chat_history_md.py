@@ -257,7 +257,7 @@ MiniAgents().run(amain())
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no SIGKILL")
 async def test_H1_history_has_whole_messages_only_when_the_process_is_killed(path: Path) -> None:
     """After SIGKILL in a stream, the file has the earlier messages only, and takes another; no other file is left."""
     process = subprocess.Popen([sys.executable, "-c", STREAMING_FOREVER, str(path)], stdout=subprocess.PIPE)
@@ -271,7 +271,7 @@ async def test_H1_history_has_whole_messages_only_when_the_process_is_killed(pat
     assert os.listdir(path.parent) == ["chat.md"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT")
+@pytest.mark.skipif(sys.platform == "win32", reason="this system sends no SIGINT to a process")
 async def test_H1_history_has_the_text_so_far_when_the_process_is_interrupted(path: Path) -> None:
     """After Ctrl-C in a stream, the earlier messages are whole, and the message that streamed has its text so far."""
     process = subprocess.Popen(
@@ -288,7 +288,7 @@ async def test_H1_history_has_the_text_so_far_when_the_process_is_interrupted(pa
 
 
 async def test_H4_append_closes_a_cut_record_with_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An append to a file that was cut anywhere marks the cut message, warns, and adds a whole message."""
+    """An append to a file that was truncated anywhere marks the incomplete message, warns, and adds a whole message."""
     await ChatHistoryMD(path).aappend([UserMessage("one"), AssistantMessage("two, or what came of it")])
     whole = path.read_bytes()
     for cut in range(len(whole) - 1, whole.index(b"two") - 40, -3):
@@ -306,7 +306,7 @@ async def test_H4_append_closes_a_cut_record_with_a_warning(path: Path, caplog: 
 
 
 async def test_H11_append_finds_the_beginning_of_a_long_last_record(path: Path) -> None:
-    """`aappend` closes a cut last record, even if the record is longer than the part that it reads first."""
+    """`aappend` closes a truncated last record, even one that is longer than the part that `aappend` reads first."""
     await ChatHistoryMD(path).aappend(["a" * 300_000, "b" * 200_000])
     with path.open("rb+") as file:
         file.truncate(path.stat().st_size - 100)
@@ -392,7 +392,7 @@ async def test_append_makes_missing_folders(tmp_path: Path) -> None:
     assert await texts(path) == ["x"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links need rights on this system")
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links need special rights on this system")
 @pytest.mark.parametrize("exists", [True, False])
 async def test_history_follows_links_to_files_and_folders(tmp_path: Path, exists: bool) -> None:
     """A history at a link to a file in a linked folder is stored at the links' target.
@@ -597,7 +597,7 @@ async def test_H11_load_after_own_appends_reads_only_the_new_end_of_the_file(
 
 
 async def test_second_load_notices_changes_anywhere_in_the_file(path: Path) -> None:
-    """If a file was edited in its middle, cut or shortened, a second load returns its present content."""
+    """If a file was edited in its middle, truncated or extended, a second load returns its present content."""
     history = ChatHistoryMD(path)
     await history.aappend(["one", "two"])
     whole = path.read_bytes()
@@ -621,7 +621,7 @@ async def test_second_load_notices_changes_anywhere_in_the_file(path: Path) -> N
 async def test_H10_history_loads_an_edited_message_as_it_is(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A text that a user has edited in the file, also one with escaped control characters, is loaded as edited.
 
-    There is no warning.
+    No warning is logged.
     """
     await ChatHistoryMD(path).aappend([UserMessage("helo"), AssistantMessage("a\x1bb"), UserMessage(["part"])])
     path.write_bytes(path.read_bytes().replace(b"helo", b"hello\n\nworld").replace(b"a\\x1bb", b"ab"))

@@ -143,7 +143,7 @@ async def test_reader_raises_an_error_of_its_thread() -> None:
         await LineReader.of(broken).readline()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no pseudo-terminals")
 async def test_reader_raises_eof_when_the_terminal_is_closed() -> None:
     """`readline` raises `EOFError`, and not the system's error, when the terminal is closed."""
     screen, keyboard = os.openpty()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.conftest import Effort
 
 if sys.platform == "win32":
-    pytest.skip("pseudo-terminals", allow_module_level=True)
+    pytest.skip("this system has no pseudo-terminals", allow_module_level=True)
 
 import fcntl
 import pty
@@ -90,7 +90,7 @@ print("GONE")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 CTRL_C = "\x03"
 LONG = 100
-"""Seconds after which a program counts as hung, on a busy machine, too."""
+"""Seconds after which a program counts as hung: many, as a busy machine is slow."""
 
 
 class Terminal:
@@ -172,7 +172,7 @@ def test_C13_ctrl_c_after_enter_stops_the_answer(
     tmp_path: Path, args: list[str], question: str, effort: Effort
 ) -> None:
     """Ctrl-C at any moment after Enter stops the answer, and the prompt returns; the program goes on."""
-    moments = [0, 5, 20, 100, 1000]  # each in a program of its own, as two presses soon after each other end one
+    moments = [0, 5, 20, 100, 1000]  # each in a new program, as two presses in short order end a program
     for milliseconds in effort([0, 20, 100], ci=moments, nightly=moments):
         with Terminal(tmp_path, *args) as terminal:
             terminal.expect("USER: ")

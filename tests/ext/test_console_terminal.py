@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 if sys.platform == "win32":
-    pytest.skip("pseudo-terminals", allow_module_level=True)
+    pytest.skip("this system has no pseudo-terminals", allow_module_level=True)
 
 import fcntl
 import pty

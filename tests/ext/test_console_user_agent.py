@@ -166,7 +166,10 @@ async def test_agent_prints_control_characters_as_escapes(
 async def test_agent_prints_any_message_readably(
     messages: MessageType, shown: str, typed: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The agent prints any message: errors, refusals and cut answers are marked, one without text is shown as JSON."""
+    """The agent prints any message.
+
+    Errors, refusals and answers that ended at the token limit are marked; a message without text is shown as JSON.
+    """
     typed("ok\n")
     await create_console_user_agent().trigger(messages)
     assert capsys.readouterr().out == shown + "\nUSER: ok\n"

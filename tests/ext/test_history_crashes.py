@@ -1,4 +1,4 @@
-"""A Markdown history after crashes: the writer's calls are logged, cut at every place, and the result is loaded."""
+"""A Markdown history after crashes: the writer's calls are logged and broken off at each place; the rest is loaded."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def assert_history_survives(copy: Path, files: Files, stored: int) -> int:
     assert len(whole) >= stored
     expected = iter(SENT)
     for message in loaded:
-        assert any(is_as_sent(message, other) for other in expected), f"{message!r} was not sent at this place"
+        assert any(is_as_sent(message, other) for other in expected), f"{message!r} was not sent, or not in this order"
     await ChatHistoryMD(copy).aappend(UserMessage("next"))
     assert await ChatHistoryMD(copy).aload_chat_history() == (*loaded, UserMessage("next"))
     return len(loaded) - len(whole)

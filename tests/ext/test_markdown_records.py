@@ -107,7 +107,7 @@ def test_scan_returns_the_messages_that_to_bytes_wrote(contents: list[Message]) 
 def test_scan_returns_earlier_messages_and_at_most_one_interrupted_one_of_a_cut_file(
     message: Message, data: st.DataObject
 ) -> None:
-    """A file cut in its last message gives the earlier one, and at most one more, whole or with a part of its text."""
+    """A file truncated in its last message gives the earlier one, and at most one more: whole, or the beginning."""
     whole = file_of(BEFORE, message)
     cut = data.draw(st.integers(len(to_bytes(BEFORE)), len(whole)))
     first, *rest = scan(whole[:cut]).messages
@@ -118,7 +118,10 @@ def test_scan_returns_earlier_messages_and_at_most_one_interrupted_one_of_a_cut_
 
 @given(messages, st.data())
 def test_missing_end_closes_a_cut_file_for_the_next_record(message: Message, data: st.DataObject) -> None:
-    """If a file is cut anywhere and its missing end is added, the next message is whole, and the cut one unchanged."""
+    """If `missing_end` is added to a file that was truncated anywhere, a message appended after it is whole.
+
+    The truncated message is read as before.
+    """
     whole = file_of(BEFORE, message)
     torn = whole[: data.draw(st.integers(0, len(whole)))]
     continued = torn + missing_end(torn) + to_bytes(AFTER)
@@ -127,7 +130,7 @@ def test_missing_end_closes_a_cut_file_for_the_next_record(message: Message, dat
 
 
 def test_scan_reads_a_record_cut_at_any_byte() -> None:
-    """If a record is cut at any byte and `missing_end` is added, the records before and after it are whole."""
+    """If a record is truncated at any byte and `missing_end` is added, the records before and after it are whole."""
     for text in ("é 😀 <!-- miniagents {\n<\\!-- /miniagents\n```py\nx\n", "é\x1b \\ \ud800\u202e\U000e0041\r\n<!--\n"):
         message = Message(text, role="us\ner", n=["-->", "<!-- /miniagents -->"])
         start, whole = len(to_bytes(BEFORE)), file_of(BEFORE, message)

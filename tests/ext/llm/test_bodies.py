@@ -50,7 +50,7 @@ async def test_agent_reads_a_compressed_stream(encoding: str, size: int, kit: Ki
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 async def test_S27_compressed_stream_is_truncated_when_cut_at_any_byte(encoding: str, kit: Kit) -> None:
-    """A compressed stream cut at any byte, even after its last event, is an error with the text so far."""
+    """A compressed stream truncated at any byte, even after its last event, is an error with the text so far."""
     body = compressed(encoding, b"".join(kit.chat("Hel", "lo")))
     headers = {"content-type": "text/event-stream", "content-encoding": ENCODINGS[encoding]}
     for cut in range(len(body)):

@@ -324,9 +324,9 @@ async def _run(record: dict[str, Any], chunks: list[bytes], kit: Kit) -> tuple[A
 
 @each_answer
 async def test_agent_returns_the_result_of_the_sdk_for_each_recorded_stream(path: Path, kit: Kit) -> None:
-    """However a recorded stream is cut, the agent's message has the fields that were stored with the record.
+    """However a recorded stream is split, the agent's message has the fields that were stored with the record.
 
-    It has no doubts and no unknown events.
+    The message has no doubts and no unknown events.
     """
     record = _load(path)
     body = record["response"]["body_text"].encode()
@@ -335,7 +335,9 @@ async def test_agent_returns_the_result_of_the_sdk_for_each_recorded_stream(path
     assert ("summary" not in record["expected"]) == (path.stem in NO_SUMMARY)
     for name, right in difference.right.items():
         value = _resolve(record, right)
-        assert expected.get(name, ...) != value, f"listed in vain: the stored {name} is right"
+        assert expected.get(name, ...) != value, (
+            f"the entry in corpus_differences.json is not needed: the stored {name} is right"
+        )
         expected[name] = value
     for way, chunks in _cuts(record, body).items():
         message, tokens = await _run(record, chunks, kit)
@@ -526,7 +528,7 @@ def test_S1_session_is_incomplete_before_the_last_event_of_each_recorded_stream(
         text += session.feed(event)
         assert whole.startswith(text)
         was_complete, complete = complete, session.outcome().complete
-        assert complete or not was_complete, "what was complete stays complete"
+        assert complete or not was_complete, "a complete session became incomplete"
         if complete and not was_complete:
             assert re.search(
                 rb'"finish_reason": ?"|"stop_reason": ?"|response\.(completed|incomplete)|\[DONE\]', event.data

@@ -66,7 +66,7 @@ def streams(recorded: Streams, kit: Kit) -> Streams:
 
 
 def test_S7_decoder_returns_the_same_events_when_a_stream_is_cut_at_any_byte(streams: Streams) -> None:
-    """Each short recorded stream, cut in two at any byte, gives the same events as the whole stream."""
+    """Each short recorded stream, split in two at any byte, gives the same events as the whole stream."""
     for data in (data for _, data in streams.values() if len(data) <= 6000):
         whole = SSEDecoder().feed(data)
         for cut in range(len(data)):
@@ -122,7 +122,7 @@ def test_S1_S5_S10_session_raises_truncated_error_when_a_stream_ends_before_its_
     "cut", [b'"Hi', "é".encode()[:1], b"\\u00", b'"}}]}\n'], ids=["json", "utf-8", "escape", "line"]
 )
 async def test_S5_S10_error_tells_the_byte_at_which_an_event_was_cut(cut: bytes, kit: Kit) -> None:
-    """A stream cut inside an event is an error with the number of bytes and the text so far."""
+    """A stream that ends inside an event is an error with the number of bytes and the text so far."""
     start = b"".join(kit.chat("Hel", "lo")[:2]) + b'data: {"choices": [{"delta": {"content": "' + cut
     async with MiniAgents():
         with pytest.raises(StreamTruncatedError, match=f"cut inside an event, after {len(start)} bytes") as caught:
@@ -132,7 +132,7 @@ async def test_S5_S10_error_tells_the_byte_at_which_an_event_was_cut(cut: bytes,
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 def test_S1_parse_raises_truncated_error_when_a_document_is_cut(api: API) -> None:
-    """A document cut at any byte is a retryable StreamTruncatedError; malformed JSON is a StreamProtocolError."""
+    """A document truncated at any byte is a retryable StreamTruncatedError; malformed JSON is a StreamProtocolError."""
     session = {"chat": ChatSession, "responses": ResponsesSession, "messages": MessagesSession}[api]
     body = ScriptedLLM('日本 "😀"\n').respond(api, {"model": "m"}).body
     assert session().parse(body).content == '日本 "😀"\n'
@@ -145,7 +145,7 @@ def test_S1_parse_raises_truncated_error_when_a_document_is_cut(api: API) -> Non
 
 
 async def test_S6_complete_answer_is_returned_when_the_usage_after_it_is_cut(kit: Kit) -> None:
-    """An answer with a finish reason is complete, even if the usage after it is cut."""
+    """An answer with a finish reason is complete, even if the usage after it is truncated."""
     rest = b'data: {"choices": [], "usage": {"prom'
     wire = kit.Wire(kit.Reply([*kit.chat("Hi")[:-1], rest]))
     async with MiniAgents():

@@ -97,7 +97,7 @@ async def test_rate_limit_error_is_not_retryable_when_the_quota_is_used_up(provi
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_S33_S34_failure_of_the_network_raises_the_error_of_its_kind(provider: str, kit: Kit) -> None:
-    """A failed connection, a broken response, a timeout and a cut stream each raise their own `LLMError` class."""
+    """A failed connection, a broken response, a timeout and a truncated stream raise an `LLMError` class each."""
     import httpx2
 
     start = kit.chat("Hi")[:1] if provider == "openai" else kit.message("Hi")[:4]

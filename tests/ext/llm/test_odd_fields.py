@@ -129,7 +129,7 @@ ODD_INDEXES: list[Any] = [-1, None, "0", 0.0, "x", 1.5, True, [], {}]
     [("responses", "output_index"), ("responses", "content_index"), ("messages", "index")],
 )
 def test_S36_event_with_an_invalid_index_belongs_to_the_open_part(api: str, field: str, place: int, value: Any) -> None:
-    """An event with an invalid index adds its text to the part that is open, and a doubt is noted."""
+    """An event with an invalid index adds its text to the item, part or block that is open, and a doubt is noted."""
     assert read(api, *changed(api, place, field, to=value)).content == "Hello"
     everywhere = [{**event, field: value} if field in event else event for event in streams()[api]]
     outcome = read(api, *everywhere)
@@ -139,7 +139,7 @@ def test_S36_event_with_an_invalid_index_belongs_to_the_open_part(api: str, fiel
 
 @pytest.mark.parametrize("field", ["output_index", "content_index"])
 def test_S36_event_without_content_index_belongs_to_the_open_part(field: str) -> None:
-    """A delta without `content_index` goes to the open part; one without `output_index` and id is an error."""
+    """A delta without `content_index` goes to the part that is open; one without `output_index` and id is an error."""
     bare = [{k: v for k, v in event.items() if k not in (field, "item_id")} for event in streams()["responses"]]
     if field == "content_index":
         assert read("responses", *bare).content == "Hello"

@@ -68,7 +68,7 @@ def test_session_returns_text_id_model_and_finish_reason_of_a_stream() -> None:
 
 @pytest.mark.parametrize("cut", range(len(PLAIN) + 1))
 def test_S1_session_raises_truncated_error_before_the_stop_reason(cut: int) -> None:
-    """A message cut before `message_delta` is an error with the text so far; after it, the message is complete."""
+    """A message that ends before `message_delta` is an error with the text so far; after it, a message is complete."""
     session = MessagesSession()
     feed(session, PLAIN[:cut])
     if cut > 5:

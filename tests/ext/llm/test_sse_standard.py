@@ -28,7 +28,7 @@ Event = tuple[str, str, str]
 
 
 def decode(stream: bytes, cuts: Iterable[int] = ()) -> list[Event]:
-    """Return the events of a stream that is cut at these positions."""
+    """Return the events of a stream that is split at these positions."""
     decoder = SSEDecoder()
     events: list[Event] = []
     start = 0
@@ -111,7 +111,7 @@ VECTORS: dict[str, tuple[str, list[Event]]] = {
 
 @pytest.mark.parametrize(("stream", "expected"), VECTORS.values(), ids=VECTORS.keys())
 def test_S6_S8_S11_S14_S15_decoder_follows_the_standard(stream: str, expected: list[Event]) -> None:
-    """The decoder gives the standard's events for each known stream, whole, byte by byte, and cut in two anywhere."""
+    """The decoder gives the standard's events for each known stream, whole, byte by byte, and split in two anywhere."""
     data = stream.encode()
     assert by_the_standard(data) == expected
     assert decode(data) == expected
@@ -167,7 +167,7 @@ streams = st.lists(st.sampled_from(BLOCKS), max_size=14).map(b"".join)
 
 @given(stream=streams, seed=st.data())
 def test_S7_decoder_returns_the_events_of_the_standard_when_cut_anywhere(stream: bytes, seed: st.DataObject) -> None:
-    """Any stream, cut anywhere, gives the events of the standard's algorithm for the whole text."""
+    """Any stream, split anywhere, gives the events of the standard's algorithm for the whole text."""
     cuts = seed.draw(st.lists(st.integers(0, len(stream)), max_size=6).map(sorted))
     expected = by_the_standard(stream)
     assert decode(stream, cuts) == expected
@@ -175,7 +175,7 @@ def test_S7_decoder_returns_the_events_of_the_standard_when_cut_anywhere(stream:
 
 
 def test_S7_S9_decoder_returns_the_events_of_the_standard_for_any_bytes(effort: Effort) -> None:
-    """50,000 random streams, with bytes changed, lost and added, and cut anywhere, give the events of the standard."""
+    """Random streams, with bytes changed, lost and added, and split anywhere, give the events of the standard."""
     rng = random.Random(20_260)
     for number in range(effort(50_000, ci=50_000, nightly=2_000_000)):
         blocks = rng.choices(BLOCKS, k=rng.randrange(14))
@@ -187,4 +187,4 @@ def test_S7_S9_decoder_returns_the_events_of_the_standard_for_any_bytes(effort: 
         if number % 2:  # whole blocks in each chunk, as servers send them
             cuts = list(accumulate(map(len, blocks[:-1])))
         expected: Any = by_the_standard(bytes(stream))
-        assert decode(bytes(stream), cuts) == expected, f"stream {number}: {bytes(stream)!r}, cut at {cuts}"
+        assert decode(bytes(stream), cuts) == expected, f"stream {number}: {bytes(stream)!r}, split at {cuts}"

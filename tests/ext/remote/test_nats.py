@@ -31,7 +31,7 @@ if importlib.util.find_spec("nats") is None or find_program() is None:
 
 PROGRAM = Path(__file__).with_name("worker_program.py")
 PATIENCE = 60.0
-"""Seconds after which something hangs, also on a busy machine."""
+"""Seconds after which a wait counts as hung: many, as a busy machine is slow."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ async def texts(calls: list[Any]) -> list[str]:
         return await asyncio.gather(*map(text, calls))
 
 
-def run_ids(runs: Path) -> list[str]:
+def noted_lines(runs: Path) -> list[str]:
     """Return the lines that workers wrote: the input of each call that ran, and `ended:` with that of a stopped one."""
     return runs.read_text().split() if runs.exists() else []
 
@@ -133,11 +133,11 @@ async def test_R2_a_thousand_calls_on_two_workers_are_exact(shared_server: NatsS
             agent = remote(shared_server.url, "TALKER", wait=PATIENCE)
             calls = [agent.trigger(f"crowd{number}", count=20, pause=0.05) for number in range(1000)]
             assert set(await texts(calls)) == {text_of(20)}
-    assert sorted(run_ids(runs)) == sorted(f"crowd{number}" for number in range(1000))
+    assert sorted(noted_lines(runs)) == sorted(f"crowd{number}" for number in range(1000))
 
 
 async def test_R4_killed_worker_is_lost_at_its_token(shared_server: NatsServer, tmp_path: Path) -> None:
-    """After SIGKILL in mid-stream, readers get the tokens, and then the error; a worker beside it goes on."""
+    """After SIGKILL within a stream, readers get the tokens, and then the error; the call of another worker goes on."""
     runs = tmp_path / "runs"
     with worker(shared_server.url, runs) as first, worker(shared_server.url, runs, "SPARE") as _:
         async with MiniAgents(), asyncio.timeout(PATIENCE):
@@ -153,7 +153,7 @@ async def test_R4_killed_worker_is_lost_at_its_token(shared_server: NatsServer, 
                 await (await reopen(shared_server.url, "killed"))
             assert again.value.partial == caught.value.partial
             assert await texts([spare]) == [text_of(100)]
-    assert run_ids(runs).count("killed") == 1
+    assert noted_lines(runs).count("killed") == 1
 
 
 async def test_R3_stopped_worker_is_lost_and_adds_nothing_when_it_goes_on(
@@ -177,7 +177,7 @@ async def test_R3_stopped_worker_is_lost_and_adds_nothing_when_it_goes_on(
             with pytest.raises(RemoteWorkerLostError) as again:
                 await (await reopen(shared_server.url, "stopped"))
             assert again.value.partial == caught.value.partial
-    assert sorted(run_ids(runs)) == ["ended:stopped", "next", "stopped"]
+    assert sorted(noted_lines(runs)) == ["ended:stopped", "next", "stopped"]
 
 
 async def test_R4_worker_whose_loop_is_blocked_loses_no_call(shared_server: NatsServer, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_R6_broker_that_restarts_in_mid_stream_loses_nothing(tmp_path: Pat
                 await asyncio.to_thread(server.start)
             assert await texts(calls) == [text_of(120)] * 20
             assert await texts([agent.trigger("after", count=5)]) == [text_of(5)]
-    assert sorted(run_ids(runs)) == sorted(["after", *(f"call{each}" for each in range(20))])
+    assert sorted(noted_lines(runs)) == sorted(["after", *(f"call{each}" for each in range(20))])
 
 
 async def test_R6_dropped_live_frames_are_read_from_the_log(
@@ -260,7 +260,7 @@ async def test_R8_sigterm_drains_a_worker(shared_server: NatsServer, tmp_path: P
             assert await asyncio.to_thread(process.wait) == 0
             with worker(shared_server.url, runs):
                 assert await texts([first, second]) == [text_of(40), text_of(5)]
-    assert run_ids(runs) == ["first", "second"]
+    assert noted_lines(runs) == ["first", "second"]
 
 
 async def test_R5_cancelled_call_stops_at_the_worker(shared_server: NatsServer, tmp_path: Path) -> None:
@@ -277,9 +277,9 @@ async def test_R5_cancelled_call_stops_at_the_worker(shared_server: NatsServer, 
             replies.cancel()
             with pytest.raises(PromiseCancelledError):
                 await promise
-            while "ended:cancelled" not in run_ids(runs):  # noqa: ASYNC110 - another process writes it
+            while "ended:cancelled" not in noted_lines(runs):  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(0.05)
-    assert run_ids(runs) == ["cancelled", "ended:cancelled"]
+    assert noted_lines(runs) == ["cancelled", "ended:cancelled"]
 
 
 async def test_R7_unreachable_server_raises_unavailable(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ async def test_R6_cluster_that_loses_a_leader_loses_nothing(tmp_path: Path) -> N
                 await asyncio.to_thread(servers[int(leader[-1])].end, signal.SIGKILL)
                 assert await texts(calls) == [text_of(120)] * 10
                 assert await texts([agent.trigger("after", count=5)]) == [text_of(5)]
-    assert sorted(run_ids(runs)) == sorted(["after", *(f"call{each}" for each in range(10))])
+    assert sorted(noted_lines(runs)) == sorted(["after", *(f"call{each}" for each in range(10))])
 
 
 async def _leader_of_logs(urls: list[str]) -> str:

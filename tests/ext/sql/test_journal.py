@@ -103,7 +103,7 @@ async def test_H23_killed_run_makes_only_the_calls_that_did_not_finish(database:
 
 
 async def test_H23_step_replies_equal_messages_of_their_classes_in_order(database: str) -> None:
-    """Messages of a finished call come back in their order, with their classes, fields and hashes."""
+    """If a run is started again, the replies of a finished call come back in order, with classes, fields and hashes."""
     replies = [UserMessage("a\0\ud83d", picture=b"\xff"), AssistantMessage("b", model="m"), Message(None), "c"]
     worker, made = counting_agent(lambda _: replies)
     (first,) = await run_again(database, worker, "go")
@@ -163,7 +163,7 @@ async def test_H24_call_with_an_incomplete_reply_is_made_again(database: str, re
 
 
 async def test_H24_cancelled_step_stops_its_agent_and_is_made_again(database: str) -> None:
-    """The agent below a step is cancelled with the step, and the call is made again in the next run."""
+    """If a `Journal.step` agent is cancelled, so is the agent that it calls; the next run makes the call again."""
     ended = []
 
     @miniagent(alias="WORKER")
@@ -185,7 +185,7 @@ async def test_H24_cancelled_step_stops_its_agent_and_is_made_again(database: st
 
 
 async def test_step_streams_while_its_agent_works(database: str) -> None:
-    """A reader gets the tokens of a step before the call is finished."""
+    """A reader gets the first reply of a `Journal.step` agent before the agent's call is finished."""
     go_on = asyncio.Event()
 
     @miniagent
@@ -243,7 +243,7 @@ async def test_error_of_a_run_stays_when_its_journal_cannot_be_written(
 
 
 async def test_step_is_a_tool_with_the_parameters_of_its_agent(database: str) -> None:
-    """A model that calls a step as a tool sees the parameters of the agent that its fork has not bound."""
+    """A model that calls a `Journal.step` agent as a tool sees the agent's parameters that `fork` has not bound."""
 
     @miniagent
     async def adder(ctx: InteractionContext, first: int, second: int) -> None:
@@ -346,5 +346,5 @@ async def test_H25_claim_is_renewed_while_the_loop_is_blocked(
         await journal.step(worker).trigger("go")
         thread = threading.Thread(target=wait_for_renewals)
         thread.start()
-        thread.join()  # blocks the loop
+        thread.join()  # blocks the event loop
     assert not caplog.records

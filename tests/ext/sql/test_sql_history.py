@@ -226,10 +226,7 @@ async def test_load_reads_only_messages_that_are_new(engine: AsyncEngine) -> Non
 
 
 async def test_append_writes_complete_messages_in_one_transaction(engine: AsyncEngine) -> None:
-    """Complete messages are written in one transaction.
-
-    Those before a message that streams come first, and the later ones are written with it.
-    """
+    """Complete messages share a transaction: one for those before a streaming message, one for it and those after."""
     history = SQLChatHistory(engine, chat_id="chat")
     await history.aload_chat_history()
     commits: list[int] = []
