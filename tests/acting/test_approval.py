@@ -638,7 +638,7 @@ async def test_handoff_waits_for_the_approval() -> None:
 
 
 async def test_question_of_an_agent_that_took_over_names_it() -> None:
-    """After a handoff, the question says which agent asks; that agent goes on with the decision."""
+    """After a handoff, the question names the agent that asks; the call runs once that agent gets the decision."""
     files = Files(silent)
     expert = ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools, alias="EXPERT", description="Knows.")
     greeter = ScriptedLLM([Step(tool_calls=[("handoff_to_expert", {})])]).agent(tools=[handoff(expert)])
@@ -713,7 +713,7 @@ async def test_tool_that_is_gone_is_told_to_the_model() -> None:
 
 
 async def test_agent_inside_a_tool_tells_that_an_approval_is_missing() -> None:
-    """If an agent that runs as a tool ends with a question, the result of its call says which approval is missing."""
+    """If an agent that is a tool ends with a question, the result of its call is the question, and nothing has run."""
     files = Files(silent)
     inner = ScriptedLLM([deletes("a")]).agent(tools=files.tools, alias="CLEANER", description="Cleans.")
     llm = ScriptedLLM([Step(tool_calls=[("cleaner", {"message": "clean"})]), "done"])
@@ -727,7 +727,10 @@ async def test_agent_inside_a_tool_tells_that_an_approval_is_missing() -> None:
 
 
 async def test_hash_key_of_the_call_is_an_idempotency_key() -> None:
-    """In each run of an approved call, the agent has the call as `ctx.tool_call`, with the approval's hash key."""
+    """In each run of an approved call, the tool's agent finds the call as `ctx.tool_call`, with the same hash key.
+
+    The approval has this hash key, too.
+    """
     keys: list[str] = []
 
     @miniagent

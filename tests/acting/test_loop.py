@@ -584,7 +584,7 @@ async def test_unobserved_error_of_a_tool_is_reported_once() -> None:
 
 
 async def test_failed_answer_is_one_failed_reply() -> None:
-    """An answer that fails is the last reply of the loop, as it is without tools."""
+    """If an answer breaks off, it is the last reply of the tool loop, and awaiting it raises its error."""
     llm = ScriptedLLM([Step("half of", then="reset", after=1)])
     async with MiniAgents():
         assert await outcomes(llm.agent(tools=[double]).trigger("Hi")) == ["StreamBrokenError"]
@@ -813,7 +813,7 @@ async def test_result_that_is_cancelled_ends_the_loop() -> None:
 
 
 async def test_guardrail_cancels_the_replies() -> None:
-    """An agent in parallel can stop a model with tools before its tools have an effect."""
+    """An agent that runs beside a model with tools can cancel the model's replies before a tool has an effect."""
     effects: list[str] = []
 
     async def act() -> None:

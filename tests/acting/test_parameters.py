@@ -133,7 +133,7 @@ def test_blank_arguments_are_no_arguments(arguments: str) -> None:
 
 
 def test_annotation_may_name_a_local_type() -> None:
-    """A function inside another function may use types that are defined there, also with annotations that are texts."""
+    """A function inside another one may use types that are defined there, also if annotations are strings."""
 
     class Local(BaseModel):
         """Type of this test only."""

@@ -100,7 +100,7 @@ async def test_message_of_parts_keeps_its_parts() -> None:
 
 
 async def test_value_that_is_no_json_is_told_as_an_error() -> None:
-    """A result that has no JSON form is an error that the model is told."""
+    """If a tool returns a value without a JSON form, its result is an error, which the model is told."""
 
     async def work() -> object:
         return object()
@@ -255,7 +255,7 @@ async def test_lambda_that_returns_a_coroutine_is_awaited() -> None:
 
 @pytest.mark.parametrize("error", [StopIteration("x"), StopAsyncIteration("x"), KeyError("x"), ValueError()])
 async def test_exception_of_a_thread_is_told(error: Exception) -> None:
-    """Any exception of a function in a thread becomes a result, those included that coroutines may not raise."""
+    """Any exception of a function in a thread becomes a result, even `StopIteration`, which no coroutine may raise."""
 
     def work() -> None:
         raise error
