@@ -67,6 +67,7 @@ class SDKs:
                 return read_answer(await self._final(api, events))
 
     def _methods(self, client: Any, api: str) -> tuple[Any, Any, dict[str, Any]]:
+        """Return the SDK's methods that create and stream an answer, and the arguments of a request."""
         if api == "chat":
             methods = client.chat.completions
             return methods.create, _counting(methods.stream), {"model": "m", "messages": MESSAGES}
@@ -76,11 +77,13 @@ class SDKs:
         return client.messages.create, client.messages.stream, request
 
     def _final(self, api: str, events: Any) -> Any:
+        """Return the SDK's method that gives the whole answer after a stream."""
         getters = {"chat": "completion", "responses": "response", "messages": "message"}
         return getattr(events, f"get_final_{getters[api]}")()
 
 
 def _counting(stream: Any) -> Any:
+    """Return a function that calls the SDK's method `stream` with a request for the token usage."""
     return lambda **request: stream(stream_options={"include_usage": True}, **request)
 
 

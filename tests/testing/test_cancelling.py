@@ -244,7 +244,7 @@ def test_cancel_at_every_step_tries_each_step_once() -> None:
 
 
 def test_sample_limits_the_steps_of_each_seed() -> None:
-    """With `sample`, only so many steps of the victim are tried with each seed."""
+    """With `sample=2`, at most two steps of the victim are tried with each seed."""
 
     async def long(trial: Trial) -> None:
         await nap(50)

@@ -85,7 +85,7 @@ def test_yaml_text_writes_a_body_line_by_line() -> None:
     )
 )
 def test_load_returns_what_was_saved(tmp_path: Path, streams: list[list[Chunk]]) -> None:
-    """`load` returns the saved interactions with all bytes, cuts and times, also for bodies that are no text."""
+    """`load` returns the saved interactions with bytes and time of each chunk, also for bodies that are no text."""
     saved = [make(chunks=tuple(chunks), started_ms=float(number)) for number, chunks in enumerate(streams)]
     save(tmp_path / "c.yaml", saved)
     assert load(tmp_path / "c.yaml") == tuple(saved)
@@ -112,7 +112,7 @@ def test_load_returns_how_a_stream_ended(tmp_path: Path, end: str, complete: boo
     ],
 )
 def test_K14_load_names_what_is_wrong_with_a_file(tmp_path: Path, change: tuple[str, str], says: str) -> None:
-    """For a damaged file, `load` raises an error with the file, the interaction and the reason."""
+    """`load` of a damaged file raises an error with the file's path, the reason, and a damaged interaction's number."""
     path = tmp_path / "c.yaml"
     save(path, [make()])
     text = path.read_text(encoding="utf-8")
@@ -133,7 +133,7 @@ def test_load_refuses_a_file_that_is_no_cassette(tmp_path: Path, content: bytes)
 
 
 def test_digest_leaves_out_volatile_fields_of_the_request(tmp_path: Path) -> None:
-    """A file loads after an edit of request fields that do not change the answer, without a new checksum."""
+    """The checksum leaves out the request field `user`, so that a file loads after an edit of this field."""
     path = tmp_path / "c.yaml"
     save(path, [make(request_body=b'{"model":"gpt-4","user":"Ann"}')])
     path.write_text(path.read_text(encoding="utf-8").replace("Ann", "Bob"), encoding="utf-8")
@@ -151,7 +151,7 @@ def test_plain_vcrpy_plays_a_saved_file(tmp_path: Path) -> None:
 
 
 def test_cassette_of_plain_vcrpy_plays_event_by_event(tmp_path: Path) -> None:
-    """A file of plain vcrpy, which has no recorded cuts and times, is loaded with one chunk for each event."""
+    """A file of plain vcrpy, which has no chunk sizes and times, is loaded with one chunk for each event."""
     path = tmp_path / "c.yaml"
     entry = {
         "request": {"method": "POST", "uri": "https://x.test/v1", "body": None, "headers": {}},

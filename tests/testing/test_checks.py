@@ -156,13 +156,13 @@ async def test_check_join_split_passes_for_the_frameworks_functions() -> None:
 
 
 async def test_check_join_split_refuses_parts_that_cannot_come_back() -> None:
-    """Parts that form a delimiter together raise a `ValueError`, not a failed check."""
+    """If a part ends with half a delimiter, which no split can give back, `check_join_split` raises a `ValueError`."""
     with pytest.raises(ValueError, match="cannot come back"):
         await check_join_split(join_messages, split_messages, ["a\n", "b"])
 
 
 def test_check_message_class_passes_for_fields_with_containers() -> None:
-    """A class of messages passes with lists, dicts and sets in its fields, at any depth."""
+    """`check_message_class` passes for a message class whose fields have lists, dicts and sets, at any depth."""
     fields = {"content": ["a", {"type": "text"}], "colour": "red", "tags": ["x"], "deep": [{"a": [{1}]}]}
     check_message_class(lambda given: Note(**given), fields)
 
@@ -178,13 +178,13 @@ async def test_check_agent_passes_for_an_agent_on_a_recording(root: Path) -> Non
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_check_llm_agent_passes_within_a_running_loop(api: API) -> None:
-    """`check_llm_agent` runs all checks of an agent in a loop that is running already."""
+    """`check_llm_agent` runs all checks of an agent in an event loop that is running already."""
     makers: dict[str, Any] = {"chat": TestChat, "responses": TestResponses, "messages": TestMessages}
     await check_llm_agent(makers[api]().make_agent, api=api)
 
 
 async def test_check_history_passes_within_a_running_loop() -> None:
-    """`check_history` runs all checks of a history in a loop that is running already."""
+    """`check_history` runs all checks of a history in an event loop that is running already."""
     await check_history(lambda folder: InMemoryChatHistory(), reopens=False)
 
 
@@ -194,7 +194,7 @@ LIVE = live_agents()  # read at import time, because a fixture removes the keys 
 @pytest.mark.skipif(not LIVE, reason="live providers are asked only if MINIAGENTS_LIVE says so, with a key")
 @pytest.mark.parametrize("make_agent", LIVE.values(), ids=LIVE)
 def test_check_agent_passes_for_live_agents(make_agent: Callable[[], MiniAgent[Any]]) -> None:
-    """An agent on a live provider passes the same check as scripts and recordings."""
+    """An agent on a live provider passes `check_agent`, as agents on scripts and recordings do."""
 
     async def main() -> None:
         await check_agent(make_agent(), "Count from one to ten in words, then say goodbye in two languages.")
@@ -242,7 +242,7 @@ class TestMessagesTools(ToolLoopConformance):
 
 
 async def test_check_tool_loop_passes_within_a_running_loop() -> None:
-    """`check_tool_loop` runs all checks of a loop of tools in an event loop that is running already."""
+    """`check_tool_loop` runs all checks of a tool loop in an event loop that is running already."""
     await check_tool_loop(TestChatTools().make_agent)
 
 

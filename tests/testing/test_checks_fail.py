@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 async def failure(check: Coroutine[Any, Any, None]) -> str:
-    """Run a check that must fail, and return its message without the line about repeating it."""
+    """Run a check that must fail, and return its message without the line that says how to repeat the check."""
     with pytest.raises(CheckFailedError) as caught:
         await check
     *lines, again = str(caught.value).split("\n")
@@ -71,7 +71,7 @@ def streamed(*tokens: str, promise_class: type[MessagePromise] = MessagePromise,
 
 
 class Forgetful(MessagePromise):
-    """Promise that gives each reader one token less than the one before."""
+    """Promise that gives each reader one token less than the reader before."""
 
     readers = -1
 
@@ -124,7 +124,7 @@ async def test_check_fails_when_an_agent_takes_longer_than_its_timeout() -> None
 
 
 async def test_check_of_cancel_fails_on_open_sources_and_ignored_cancellations() -> None:
-    """The check of `cancel()` fails if the source stays open, `cancel()` has no effect, or the reply ended before."""
+    """The check of `cancel()` fails if the source stays open, `cancel()` has no effect, or the reply has ended."""
     message = await failure(
         checks.check_cancel_closes_source(agent_of(lambda: streamed(*"abcdef")), closed=lambda: False)
     )
@@ -281,7 +281,7 @@ def test_checks_of_messages_fail_on_their_defects() -> None:
 
 
 async def test_checks_of_splitters_and_joiners_fail_on_their_defects() -> None:
-    """Checks of splitters and joiners fail for lost text, empty parts, lost originals, and parts that do not return."""
+    """Checks of splitters and joiners fail for lost text, empty parts, lost original messages, and changed parts."""
 
     async def losing(message: MessagePromise, delimiter: str) -> AsyncIterator[MessagePromise]:
         for part in str(await message).split(delimiter)[:1]:
@@ -334,7 +334,7 @@ class Torn(ChatHistoryMD):
 
 
 async def test_checks_of_histories_fail_on_their_defects() -> None:
-    """Checks of histories fail for changed texts, lost messages, hidden failures, lost marks, and a missing file."""
+    """Checks of histories fail for changed texts, lost messages, hidden failures, lost interruption marks, no file."""
 
     def made(kind: Callable[[], ChatHistory]) -> Callable[[Path], ChatHistory]:
         return lambda folder: kind()
@@ -364,7 +364,7 @@ async def test_checks_of_histories_fail_on_their_defects() -> None:
 
 
 def loop_with(defect: Callable[[list[Any], dict[str, Any]], None]) -> Callable[..., MiniAgent[Any]]:
-    """Return a function that makes an agent with tools whose tools or settings a defect changes."""
+    """Return a function that makes an agent with tools, after `defect` has changed its list of tools or settings."""
 
     def make_agent(transport: httpx2.AsyncBaseTransport, *, tools: list[Any]) -> MiniAgent[Any]:
         client = openai.AsyncOpenAI(api_key="none", http_client=httpx2.AsyncClient(transport=transport))
@@ -376,8 +376,8 @@ def loop_with(defect: Callable[[list[Any], dict[str, Any]], None]) -> Callable[.
     return make_agent
 
 
-async def test_check_tool_order_fails_for_calls_that_wait_for_each_other() -> None:
-    """Calls that run one after the other cannot meet, and the check says that it waited in vain."""
+async def test_check_tool_order_fails_when_calls_run_one_after_another() -> None:
+    """`check_tool_order` fails if calls run one after another, because its three calls wait for each other in vain."""
 
     def one_at_a_time(tools: list[Any], _: dict[str, Any]) -> None:
         lock = asyncio.Lock()
@@ -396,7 +396,7 @@ async def test_check_tool_order_fails_for_calls_that_wait_for_each_other() -> No
 
 
 async def test_check_tool_order_fails_for_other_results() -> None:
-    """A loop whose results are others than those of the tool is reported with both."""
+    """`check_tool_order` fails if the tool loop replies another result than the tool returned, and shows it."""
 
     def shout(tools: list[Any], _: dict[str, Any]) -> None:
         inner = tools[0]
@@ -413,14 +413,14 @@ async def test_check_tool_order_fails_for_other_results() -> None:
 
 
 async def test_check_tool_errors_fails_for_a_loop_that_raises() -> None:
-    """`check_tool_errors` reports a loop that ends with the exception of a tool."""
+    """`check_tool_errors` fails for a tool loop that ends with the exception of a tool."""
     found = await failure(checks.check_tool_errors(loop_with(lambda _, settings: settings.update(tool_errors="raise"))))
     assert "a loop whose tools fail" in found
     assert "ValueError: broken" in found
 
 
 async def test_check_tool_cancellation_fails_for_a_tool_that_goes_on() -> None:
-    """A tool that a task of its own runs goes on after the cancellation, which is reported."""
+    """`check_tool_cancellation` fails for a tool that runs in a task of its own, and goes on after the cancellation."""
     tasks: list[asyncio.Task[Any]] = []
 
     def detach(tools: list[Any], _: dict[str, Any]) -> None:
@@ -439,7 +439,7 @@ async def test_check_tool_cancellation_fails_for_a_tool_that_goes_on() -> None:
 
 
 async def test_check_output_fails_for_an_agent_that_only_asks_for_json() -> None:
-    """`check_output` reports an agent that asks for a schema, and whose answers have no value."""
+    """`check_output` fails for an agent that asks the model for a schema, but whose answers have no value."""
     schema = {"type": "json_schema", "json_schema": {"name": "any", "schema": {"type": "object"}}}
 
     def make_agent(transport: httpx2.AsyncBaseTransport, **settings: Any) -> MiniAgent[Any]:

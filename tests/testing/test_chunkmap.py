@@ -17,7 +17,7 @@ CHUNKS = st.lists(st.builds(Chunk, st.integers(0, 10**7), st.one_of(PIECES, st.b
 
 @given(CHUNKS)
 def test_decode_returns_what_was_encoded(chunks: list[Chunk]) -> None:
-    """Decoding an encoded chunk map returns the chunks with their times, without empty ones, whose waits are kept."""
+    """`decode` of an encoded chunk map returns all chunks but the empty ones, each at the time at which it came."""
     body = b"".join(chunk.data for chunk in chunks)
     decoded = decode(encode(chunks), body)
     assert [chunk.data for chunk in decoded] == [chunk.data for chunk in chunks if chunk.data]
@@ -59,7 +59,7 @@ def test_encode_writes_short_maps() -> None:
     ],
 )
 def test_event_ends_are_where_a_decoder_delivers_an_event(body: bytes, ends: list[int]) -> None:
-    """`event_ends` returns the ends of events, with comments and blank lines before them, and of the body."""
+    """`event_ends` returns the ends of the events and of the body; an event begins with the comments before it."""
     assert event_ends(body) == ends
 
 
@@ -70,7 +70,7 @@ LINES = st.sampled_from(
 
 @given(st.lists(LINES), st.sampled_from([b"\n", b"\r", b"\r\n"]), st.lists(st.integers(0, 60)))
 def test_event_ends_are_the_same_however_the_bytes_are_cut(lines: list[bytes], end: bytes, places: list[int]) -> None:
-    """For any lines and cuts, `event_ends` returns the places at which an SSE decoder delivers an event."""
+    """For any lines, in any pieces, `EventEnds` finds the positions at which an SSE decoder delivers an event."""
     body = end.join(lines)
     decoder, expected, start = SSEDecoder(), [], 0
     for line in [*(line + end for line in lines[:-1]), *lines[-1:]]:
@@ -121,7 +121,7 @@ def test_decode_refuses_a_map_that_does_not_fit(text: str) -> None:
 @given(CHUNKS, st.lists(PIECES))
 @example([Chunk(0, b"\n:"), Chunk(1, b"data: x")], [b"data: x"])
 def test_refitted_keeps_the_bytes_and_the_moments_of_events(chunks: list[Chunk], edited: list[bytes]) -> None:
-    """`refitted` cuts an edited body so that its n-th event has the time of the n-th event before."""
+    """`refitted` returns an edited body, one event a chunk, the n-th at the time of the original body's n-th event."""
     body, now = b"".join(chunk.data for chunk in chunks), b"".join(edited)
     refitted_ = refitted(encode(chunks), now)
     assert b"".join(chunk.data for chunk in refitted_) == now

@@ -30,7 +30,7 @@ def now() -> float:
 
 
 async def poll(condition: Callable[[], bool]) -> None:
-    """Take turns of the loop until a condition holds."""
+    """Sleep for one turn of the event loop after another until `condition()` is true."""
     while not condition():  # noqa: ASYNC110 - polling is what these tests are about
         await asyncio.sleep(0)
 
@@ -139,7 +139,7 @@ def test_run_in_virtual_time_raises_the_error_of_the_coroutine() -> None:
 
 
 def test_virtual_time_loop_is_a_loop_factory() -> None:
-    """`MiniAgents.run` and `asyncio.Runner` run an agent that sleeps on a `VirtualTimeLoop`, with its virtual time."""
+    """`MiniAgents.run` and `asyncio.Runner` take `VirtualTimeLoop` as their loop factory, and run in virtual time."""
 
     @miniagent
     async def sleeper(ctx: InteractionContext) -> None:
@@ -287,7 +287,7 @@ async def boss(ctx: InteractionContext, queue: asyncio.Queue[str]) -> None:
 
 @pytest.mark.parametrize("seconds", [0.001, 1, 60])
 def test_clock_moves_while_a_task_polls(seconds: float) -> None:
-    """A timer ends the polling soon after its deadline, although something can run in each turn of the loop."""
+    """While a task polls in each turn of the loop, virtual time moves, and a timer runs soon after its deadline."""
 
     async def poll_for_a_timer() -> float:
         done = asyncio.Event()
@@ -299,7 +299,7 @@ def test_clock_moves_while_a_task_polls(seconds: float) -> None:
 
 
 def test_clock_follows_real_time_while_a_task_polls_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that works in each turn of its polling gets its timer when real time has passed the deadline."""
+    """While a task polls with real work in each turn, a timer runs when real time has passed its deadline."""
     monkeypatch.setattr(clock, "_BUSY_PATIENCE", 0.0)
     monkeypatch.setattr(clock, "_FREE_SLOW_TURNS", 10)
 

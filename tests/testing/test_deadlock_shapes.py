@@ -295,7 +295,7 @@ async def through_a_queue() -> None:
 
 
 async def through_an_event() -> None:
-    """Let one agent wait for an event, which another would set after it has the first one's replies."""
+    """Let agent A wait for an event that agent B sets only after it has all replies of A."""
     event = asyncio.Event()
 
     @miniagent

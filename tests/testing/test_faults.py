@@ -41,7 +41,7 @@ def times(stream: ResponseStream) -> list[int]:
 
 @pytest.mark.parametrize("after", range(6))
 def test_cut_ends_the_stream_after_an_event_as_if_it_were_complete(after: int) -> None:
-    """`cut` ends the stream right after the given event, wherever chunks end, with a normal end."""
+    """`cut` ends the stream right after the given event, even inside a chunk, as if it had ended normally."""
     cut = faults.cut(after=after)(STREAM)
     assert cut.body == b"".join(EVENTS[:after])
     assert (cut.end, cut.complete) == ("eof", True)
@@ -71,13 +71,13 @@ def test_reset_ends_the_stream_with_a_read_error() -> None:
     ("of", "waits"), [("events", [10, 10, 3_000_000, 10, 10]), ("chunks", [10, 3_000_010, 10, 10])]
 )
 def test_stall_delays_the_next_bytes(of: Any, waits: list[int]) -> None:
-    """`stall` with seconds delays all bytes after the place by that time, and loses none."""
+    """`stall(30)` delays all bytes after the given event or chunk by 30 seconds, and loses none."""
     stalled = faults.stall(30, after=1 if of == "chunks" else 2, of=of)(STREAM)
     assert (stalled.body, times(stalled), stalled.end) == (STREAM.body, waits, "eof")
 
 
 def test_stall_without_seconds_keeps_the_stream_open() -> None:
-    """`stall` without seconds keeps the stream open after the place, without bytes or an end."""
+    """`stall` without seconds keeps the stream open after the given event, with no further bytes and no end."""
     stalled = faults.stall(after=2)(STREAM)
     assert (stalled.body, stalled.end, stalled.complete) == (b"".join(EVENTS[:2]), "open", False)
 
@@ -201,8 +201,8 @@ def test_laid_over_applies_faults_one_after_the_other() -> None:
     assert page.body == b"<!DOCTYPE"
 
 
-def test_fault_keeps_headers_status_times_and_end() -> None:
-    """A fault keeps all but the changed unit and the `content-length` header."""
+def test_fault_keeps_headers_times_and_end() -> None:
+    """A fault at an event keeps the stream's headers except `content-length`, its times, and its end."""
     stream = stream_of(*EVENTS, headers_ms=3.0, end="raise ReadTimeout: gone")
     changed = faults.duplicate(at=2)(stream)
     assert (changed.headers, changed.headers_ms) == ({"content-type": ["text/event-stream"]}, 3.0)

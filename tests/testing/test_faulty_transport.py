@@ -136,7 +136,7 @@ async def test_faulty_transport_reads_no_chunk_ahead_and_closes_the_body() -> No
 
 
 async def test_on_selects_requests_by_number_or_function() -> None:
-    """By default a fault applies to the first request; with `on`, to any of the given numbers and functions."""
+    """A fault applies to the first request; with `on`, to requests with given numbers or that functions select."""
 
     def is_third(request: httpx2.Request) -> bool:
         return request.content == b"third"
@@ -149,7 +149,7 @@ async def test_on_selects_requests_by_number_or_function() -> None:
 
 
 async def test_inject_raises_an_error_with_the_reason_for_each_unused_fault() -> None:
-    """For an unused fault, `inject` says that the stream was too short or read too little, or had no request."""
+    """`inject` raises an error that says of each unused fault: too little was read, or no such request came."""
     with pytest.raises(UnusedFaultError) as caught:
         with inject(
             Provider().transport,
@@ -217,7 +217,7 @@ def openai_agent(transport: httpx2.AsyncBaseTransport, **options: Any) -> Any:
 async def test_agent_raises_the_typed_error_of_a_fault_with_the_partial_message(
     fault: Fault, error: type[LLMError], partial: str
 ) -> None:
-    """On the real client, each fault raises its class of error, whose partial message has the text before it."""
+    """On OpenAI's client, each fault raises an error of its own class, with the text before the fault in `partial`."""
     stall_timeout = 0.05 if error is StreamStalledError else None
     with inject(ScriptedLLM("one two three").transport(), fault) as transport:
         async with MiniAgents():
@@ -249,7 +249,7 @@ def recorded(text: str) -> ReplayTransport:
 
 
 async def test_fault_with_its_own_response_leaves_the_recorded_answer_unplayed() -> None:
-    """A fault that answers by itself takes no answer from the cassette, so that the retry gets that answer."""
+    """A fault that answers a request by itself leaves the recorded answer in the cassette for the retry."""
     cassette = recorded("Hello.")
     with inject(cassette, faults.rate_limit(retry_after=0), faults.overloaded().on(2)) as transport:
         async with MiniAgents():
@@ -285,7 +285,7 @@ def test_sync_sdk_client_gets_the_same_faults() -> None:
 
 
 def test_cassette_takes_faults_and_cuts_as_chunking(root: Path) -> None:
-    """With `use_cassette(chunking=...)`, other chunks give the recorded tokens, and a cut after 3 events an error."""
+    """`use_cassette(chunking=...)` takes a recut, which keeps the tokens as recorded, or a fault, which breaks them."""
     path = root / "cassettes/openai/conversation.yaml"
     request = json.loads(load(path)[0].request_body)
 
@@ -304,7 +304,7 @@ def test_cassette_takes_faults_and_cuts_as_chunking(root: Path) -> None:
 
 
 def test_stall_waits_in_virtual_time() -> None:
-    """A stall waits by the clock of the loop, and ends with the agent's timeout if it is longer."""
+    """In virtual time a stall takes virtual seconds; one above the agent's `stall_timeout` raises its error."""
 
     async def answer(stall: float) -> tuple[str, float]:
         with inject(ScriptedLLM("one two").transport(), faults.stall(stall, after=2)) as transport:

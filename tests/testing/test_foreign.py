@@ -158,7 +158,7 @@ def test_body_is_read_in_each_form_of_other_recorders(response: dict[str, Any]) 
     ],
 )
 def test_headers_are_read_in_each_form_of_other_recorders(headers: Any) -> None:
-    """Recorded headers are read as single values, lists or pairs, with names in any case."""
+    """Recorded headers are read from single values, lists of values or pairs, with names in any case."""
     read = foreign_interaction(entry(headers=headers), "c.yaml").response
     assert read.headers == {"content-type": ["text/event-stream"], "vary": ["a", "b"]}
 

@@ -114,7 +114,7 @@ PLAIN: dict[str, Any] = {
 def test_plain_data_reads_null_booleans_decimals_and_binary_and_takes_the_rest_for_text(
     written: str, value: list[Any], libyaml: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With and without libyaml, a list of YAML scalars is read as the expected values and types."""
+    """With and without libyaml, YAML's nulls, booleans, decimals and `!!binary` keep their types; the rest is text."""
     if not libyaml:
         monkeypatch.delattr(yaml, "CBaseLoader")
     read = runpy.run_path(str(plain_data.__file__))["plain_data"](

@@ -134,7 +134,7 @@ def recorded_model() -> Any:
     ids=["script", "script of the SDK", "faults", "cassette"],
 )
 def test_search_explains_a_race_of_agents(model: Callable[[], Any], seconds: float) -> None:
-    """Two calls of an agent that lose an update are found over models of all kinds, and reported by their names."""
+    """`search_schedules` finds an update that two calls of an agent lose, over any model; its report names them."""
     check_report_of_board(report_of(board_of(model, seconds)))
 
 
@@ -154,7 +154,7 @@ async def queue_of_one() -> None:
 
 
 def test_report_of_plain_asyncio_has_a_line_for_each_switch() -> None:
-    """Tasks of plain asyncio have the names of their functions; each row has place, source, and how it ended."""
+    """A report names asyncio tasks by their functions; each row has the line of code, and how the task went on."""
     with pytest.raises(asyncio.QueueEmpty) as caught:
         search_schedules(queue_of_one)
     (report,) = caught.value.__notes__
@@ -172,7 +172,7 @@ def test_report_of_plain_asyncio_has_a_line_for_each_switch() -> None:
 
 
 def test_long_report_keeps_the_rows_that_matter() -> None:
-    """A run of hundreds of switches is shown by at most 22 of them, with those that race and that were held back."""
+    """A report of hundreds of switches has at most 40 lines, among them the lines that race and a step held back."""
 
     async def scenario() -> None:
         total = 0
@@ -216,7 +216,7 @@ def test_report_of_a_failure_without_a_race_has_the_order_of_steps() -> None:
 
 
 def test_trace_function_of_a_debugger_is_kept() -> None:
-    """A trace function that was set before a recorded run is set again after each step."""
+    """A trace function, as debuggers set it, is still set after a search that reported a failure."""
 
     def trace(frame: object, event: str, argument: object) -> None:
         return None
