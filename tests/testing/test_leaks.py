@@ -1,4 +1,4 @@
-"""The search for secrets in recordings: it finds them in any surroundings and cuts, fast, and without false alarms."""
+"""The search for secrets in recordings: it finds them in any text and any chunks, fast, and without false alarms."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_unknown_compression_is_a_leak() -> None:
 
 
 def test_leaks_find_unknown_keys_when_asked_to() -> None:
-    """With `keys=True`, texts with the shape of a key are found, in base64 or cut; without it, they are not."""
+    """With `keys=True`, `scan` finds a key by its shape, also in base64 or over two events; without it, no key."""
     halves = _event({"content": KEY[:12]}) + _event({"content": KEY[12:]})
     body = base64.b64encode(f"key: {KEY}".encode())
     interactions = [_interaction(), _interaction(halves, body)]

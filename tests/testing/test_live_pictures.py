@@ -25,7 +25,7 @@ SECOND = 100_000
 
 
 def record(amain: Callable[[], Coroutine[Any, Any, None]], times: int = 1) -> Run:
-    """Return the run of a program in virtual time, which runs several times."""
+    """Run a program `times` times in virtual time, and return all of it as one recorded run."""
     recorder = RunRecorder()
     with observe(recorder):
         for _ in range(times):
@@ -60,7 +60,7 @@ def test_picture_has_requests_with_the_times_of_their_tokens() -> None:
 
 
 def test_picture_has_calls_of_tools_with_their_failures() -> None:
-    """Calls of tools are bars of their true length below the request that asked for them."""
+    """A picture has each tool call with its agent, its request, its duration, and its failure if it failed."""
 
     @tool
     async def look_up(words: str) -> str:
@@ -92,7 +92,7 @@ def test_picture_has_calls_of_tools_with_their_failures() -> None:
 
 
 def test_picture_says_how_a_request_failed() -> None:
-    """An error, a reader that left, and a request that was sent again are said in words."""
+    """A picture says which error ended a request, that its reader was cancelled, or how it ended after a retry."""
     broken = create_scripted_agent(Step("one two three", after=1, then="reset"), alias="BROKEN")
     refused = create_scripted_agent(Failure(401, "no such key"), alias="REFUSED")
     again = create_scripted_agent([Failure(503), "fine"], alias="AGAIN", retry=Retry())
@@ -120,7 +120,7 @@ def test_picture_says_how_a_request_failed() -> None:
 
 
 def test_picture_shows_runs_of_several_event_loops_one_after_the_other() -> None:
-    """Two runs, each with an event loop of its own, stand behind each other on one time line."""
+    """Two runs, each with an event loop of its own, follow each other on one time line."""
     agent = create_scripted_agent([Step("one two", gap=1)] * 2, alias="WRITER")
 
     async def amain() -> None:
@@ -176,7 +176,7 @@ def test_picture_does_not_change_the_run(tmp_path: Path) -> None:
 
 
 def test_picture_names_the_agent_that_a_handoff_went_to() -> None:
-    """Agents of models with aliases of their own have lanes under these, also after a handoff from one to the other."""
+    """The model agents of a handoff have lanes of their own, `TRIAGE` and `TRIAGE/BILLING`."""
     billing = create_scripted_agent("Refunded.", alias="BILLING", description="Refunds.")
     script = [Step(tool_calls=[("handoff_to_billing", {})])]
     triage = create_scripted_agent(script, alias="TRIAGE", tools=[handoff(billing)])

@@ -75,7 +75,7 @@ def test_promise_machine_finds_a_cancel_without_effect() -> None:
 
 
 def test_sequence_machine_finds_lost_nested_messages() -> None:
-    """The sequence machine fails with an error about a reader's messages if a list leaves only its first message."""
+    """The sequence machine fails for a sequence that appends only the first message of a list."""
 
     class Shallow(MessageSequence):
         def append(self, messages: Any) -> Any:
@@ -87,7 +87,7 @@ def test_sequence_machine_finds_lost_nested_messages() -> None:
 
 
 def test_sequence_machine_finds_items_out_of_order_that_are_held_up() -> None:
-    """The sequence machine fails for a sequence that sends items in order that were appended out of order."""
+    """The sequence machine fails for a sequence whose `append_out_of_order` appends items in order."""
 
     class Ordered(MessageSequence):
         def append_out_of_order(self, item: Any) -> Any:

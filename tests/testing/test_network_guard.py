@@ -73,7 +73,7 @@ async def ask_httpx_async() -> None:
     ids=["openai", "openai async", "anthropic", "anthropic async", "httpx2", "httpx", "httpx async"],
 )
 def test_X13_requests_are_refused_with_their_url(send: Callable[[], Any], request_line: str) -> None:
-    """Within the guard, a request of a client raises one error, with the line of code and the URL without keys."""
+    """Within the guard, a request raises a `LiveRequestError` with the line of code, and the URL without its query."""
     with pytest.raises(LiveRequestError) as caught, block_live_requests() as guard:
         send()
     assert str(caught.value).startswith(
@@ -137,7 +137,7 @@ def test_X13_a_refusal_is_raised_at_the_end_when_the_application_caught_it() -> 
 
 
 def test_refusal_is_not_reported_again_when_it_caused_another_error() -> None:
-    """A refusal that leaves the block as the cause of another error gets no note."""
+    """If a refusal is the cause of the error that leaves the block, the guard adds no note to this error."""
     with pytest.raises(ExceptionGroup) as caught, block_live_requests():
         try:
             ask_openai()
@@ -153,7 +153,7 @@ def ask_openai_and_ignore_the_error() -> None:
 
 
 def test_unrelated_error_has_a_note_about_refusals_before_it() -> None:
-    """Refusals in other threads may be the reason of an error, so the error names them in a note."""
+    """An error that leaves the guard's block has a note about refusals that another thread caught before."""
     with pytest.raises(KeyError) as caught, block_live_requests():
         thread = threading.Thread(target=ask_openai_and_ignore_the_error)
         thread.start()
@@ -179,7 +179,7 @@ def test_connections_to_this_machine_are_refused_unless_allowed(port: int) -> No
 
 
 def test_request_through_a_proxy_on_this_machine_is_refused(port: int) -> None:
-    """The host of the request decides, not that of the proxy, even if loopback is allowed."""
+    """A request through a proxy on this machine is refused because of its own host, even if loopback is allowed."""
     with (
         pytest.raises(LiveRequestError, match=r"GET https://api\.example\.com/ was about"),
         block_live_requests(allow_loopback=True),

@@ -92,7 +92,7 @@ class _Clock(StringIO):
 
 
 def _with_single_spaces(text: str) -> str:
-    """Return a text without the line ends behind it, and with one space for several: `play` prints tabs as spaces."""
+    """Return a text without line ends at its end, and with one space for several: `play` prints tabs as spaces."""
     return re.sub("[ \t]+", " ", text.rstrip("\n"))
 
 
@@ -146,7 +146,7 @@ def test_picture_without_recorded_times_shows_a_token_every_50_ms() -> None:
 
 
 def test_picture_has_a_lane_for_each_agent_in_order_of_appearance(root: Path) -> None:
-    """Lanes have the agents' names without common beginnings and the alias of the model's agent."""
+    """The name of a lane is an agent's path without the common beginning and without the model agent's alias."""
     run = run_of(load(root / "cassettes/both/panel.yaml"))
     assert run.lanes == ("GARDENER", "TEACHER", "TREASURER", "NEIGHBOUR", "MODERATOR")
     assert len(run.requests) == 9
@@ -232,7 +232,7 @@ def _talks(draw: st.DrawFn) -> list[Interaction]:
 
 @given(_talks())
 def test_picture_is_small(interactions: list[Interaction]) -> None:
-    """A page has at most 60 kB, 20 bytes a token, and twice the distinct text, though agents repeat their prompts."""
+    """A page has at most 60 kB, plus 20 bytes a token, plus twice the distinct text, though agents repeat prompts."""
     readings = [read_interaction(each) for each in interactions]
     texts = {turn.text for reading in readings for turn in reading.prompt.turns}
     texts |= {reading.outcome.content for reading in readings if reading.outcome}

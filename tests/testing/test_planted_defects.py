@@ -60,7 +60,7 @@ async def agent_cancelled_by_readers(ctx: InteractionContext) -> None:
 
 
 async def test_check_finds_a_promise_that_its_readers_cancel() -> None:
-    """`check_reader_cancellation` fails for a promise that a cancelled reader cancels, and names the loop step."""
+    """`check_reader_cancellation` fails for a promise that a cancelled reader cancels, and says how to repeat it."""
     with pytest.raises(CheckFailedError) as caught:
         await checks.check_reader_cancellation(agent_cancelled_by_readers)
     assert str(caught.value) == (
@@ -72,7 +72,7 @@ async def test_check_finds_a_promise_that_its_readers_cancel() -> None:
 
 
 def test_machine_finds_a_promise_that_its_readers_cancel() -> None:
-    """The promise machine fails for a promise that a cancelled reader cancels, with a short program of one reader."""
+    """The promise machine fails for a promise that a cancelled reader cancels, and shows at most six steps."""
 
     def make(*, message_token_streamer: Any, start_soon: bool) -> MessagePromise:
         return CancelledByReaders(message_token_streamer, start_soon=start_soon)

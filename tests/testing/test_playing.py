@@ -83,7 +83,7 @@ async def test_tokens_arrive_at_the_times_of_the_step(api: API) -> None:
 
 @pytest.mark.miniagents_virtual_time
 async def test_answer_without_streaming_arrives_with_its_last_token() -> None:
-    """A scripted answer without streaming arrives when its last token would, and a failure after the first wait."""
+    """A scripted answer without streaming arrives when its last token would, and a failure after its first wait."""
     start = now()
     llm = ScriptedLLM([Step("one two three", first_wait=3.0, gap=1.0), Failure(500, first_wait=2.0)])
     async with httpx2.AsyncClient(transport=llm.transport(), timeout=10.0) as client:
@@ -95,7 +95,7 @@ async def test_answer_without_streaming_arrives_with_its_last_token() -> None:
 
 @pytest.mark.miniagents_virtual_time
 async def test_stream_pauses_when_then_is_a_number() -> None:
-    """If `then` is a number, the stream waits that many seconds and the gap, times the pace, after `after` tokens."""
+    """If a step's `then` is a number, the stream pauses that many seconds, times the pace, after `after` tokens."""
     agent = ScriptedLLM(Step("one two", after=1, then=30, gap=1.0), pace=0.5).agent()
     start = now()
     async with MiniAgents():

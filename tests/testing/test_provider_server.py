@@ -184,7 +184,7 @@ async def test_truncated_stream_ends_without_the_last_event() -> None:
 
 
 async def test_exception_of_a_script_reaches_the_client() -> None:
-    """A scripted network error breaks the connection; another exception is a status that clients do not retry."""
+    """A scripted network error breaks the connection; another exception becomes a status that clients do not retry."""
     recorded_failure = ResponseStream(status=0, end="raise ConnectError: no route", complete=False)
     network_errors: list[Any] = [ConnectionError("no route"), httpx2.ReadTimeout("late"), recorded_failure]
     async with ProviderServer([*network_errors, KeyError("k")]) as server:
@@ -265,7 +265,7 @@ async def _ask(client: openai.AsyncOpenAI, prompt: str) -> str:
 
 
 async def test_recordings_answer_their_own_requests() -> None:
-    """A server with recordings answers each request with its own, and equal requests in recorded order."""
+    """A server with recordings answers a request with the response recorded for it, equal ones in recorded order."""
     script = recorded([_interaction("one"), _interaction("other", prompt="Ho"), _interaction("two")])
     async with ProviderServer(script) as server, _openai(server) as client:
         assert [await _ask(client, prompt) for prompt in ("Ho", "Hi", "Hi")] == ["other", "one", "two"]
@@ -276,7 +276,7 @@ async def test_recordings_answer_their_own_requests() -> None:
     [("Hu", r"messages\[0\].content: recorded 'Hi', now 'Hu'"), ("Hi", "the same request was answered already")],
 )
 async def test_request_without_a_recording_is_refused(prompt: str, why: str) -> None:
-    """A server with recordings answers a request that is unknown or used up with status 400 and a text that says so."""
+    """A server with recordings answers an unknown or used-up request with status 500 and a text that says why."""
     async with ProviderServer(recorded([_interaction("one"), _interaction("x", "responses")])) as server:
         async with _openai(server) as client:
             assert await _ask(client, "Hi") == "one"

@@ -389,7 +389,7 @@ def test_reading_any_interaction_raises_nothing(
     ],
 )
 def test_half_a_surrogate_pair_becomes_a_replacement_character(event: dict[str, Any], piece: tuple[str, str]) -> None:
-    """Half a surrogate pair in an event is U+FFFD; a text keeps the first half, and it ends with the next event."""
+    """Half a surrogate pair in an event is read as U+FFFD: in a text at the next event, elsewhere at once."""
     read_ = read_interaction(interaction(event, chat(finish_reason="stop")))
     assert [(each.kind, each.text) for each in read_.chunks[0]] == ([piece] if piece[1] else [])
     assert read_.ending.complete
@@ -404,7 +404,7 @@ def test_error_with_half_a_surrogate_pair_is_read() -> None:
 
 
 def test_prompt_is_read_when_a_message_is_nested_deep() -> None:
-    """A message that nests deep is a turn: one that says so, or that has no text where this Python can read it."""
+    """A deeply nested message is a turn that says so, or a turn without text if Python can still parse it."""
     content = '{"content": ' * 400 + '"x"' + "}" * 400
     nested = f'{{"model": "m", "messages": [{{"content": [{content}]}}, {{"content": {"[" * 900}{"]" * 900}}}]}}'
     assert read_prompt(nested.encode()).turns[1].text in ("", "[nested too deep to be shown]")

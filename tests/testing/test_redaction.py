@@ -265,7 +265,7 @@ def test_keys_are_replaced_in_names_of_fields_and_in_comments() -> None:
 
 
 def test_a_key_in_a_field_that_each_event_repeats_is_replaced_in_each() -> None:
-    """A key-like value that many events repeat in one field is replaced in each event, instead of joined."""
+    """A value that looks like a key, and that many events repeat in one field, is replaced in each of them."""
     org = "org-aB3dE6gH9jK2mN5pQ8sT1vW4"
     events = [json.dumps({"organization": org, org: index, "choices": []}) for index in range(3)]
     clean = Redaction().scrub(_interaction(*(f"data: {event}\n\n".encode() for event in events)))
@@ -383,8 +383,8 @@ def test_a_rule_that_is_empty_or_of_another_type_is_an_error() -> None:
 
 
 @given(st.data())
-def test_scrub_keeps_cuts_and_waits(data: st.DataObject) -> None:
-    """Redaction cuts no placeholder, and each chunk that is left has the time of an original one."""
+def test_scrub_splits_no_placeholder_and_keeps_times(data: st.DataObject) -> None:
+    """Redaction splits no placeholder over two chunks, and each chunk left comes at the time of an original one."""
     text = f"a {KEY} b {KEY}{KEY} c"
     body = b"".join(_event(text[start : start + 9]) for start in range(0, len(text), 9))
     cuts = sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=12)))
@@ -411,7 +411,7 @@ def test_a_cut_inside_a_key_moves_behind_the_placeholder() -> None:
     assert last == Chunk(500, body[at + len(KEY) :])
 
 
-def test_events_of_one_shape_are_taken_apart_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_of_one_layout_are_parsed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of hundreds of events with one layout, numbered or not, the search parses two.
 
     The others are recognized by their layout.
@@ -463,7 +463,7 @@ def _similar_streams(draw: st.DrawFn) -> str:
 
 @given(stream=_similar_streams())
 def test_each_string_of_a_stream_stands_where_it_was_found(stream: str) -> None:
-    """The search reads the strings of each event that a parser reads, and knows where each stands."""
+    """The search finds the strings that a JSON parser finds in each event, and the position of each in the stream."""
     body = Body(stream, FieldNames(SECRET_FIELDS), is_stream=True)
     found = [(text.is_json, stream[start:end]) for text in body.texts for start, end in text.spans()]
 

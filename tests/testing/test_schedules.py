@@ -193,7 +193,7 @@ def test_loop_refuses_a_seed_beside_a_token() -> None:
 
 
 def test_deviation_holds_back_one_step_for_its_turns() -> None:
-    """A step that is held back runs after so many turns, or when nothing else can run; all other steps keep order."""
+    """A deviation holds one step back for some turns, or until nothing else can run; other steps keep their order."""
     assert run_in_virtual_time(order_of("abc"), schedule="plain") == "abcabcabc"
     first_step_of_a = 4  # after the steps that start main and the three tasks
     assert run_in_virtual_time(order_of("abc"), schedule=f"{first_step_of_a}x1") == "bcabcabca"
@@ -315,7 +315,7 @@ def tasks_with(all_waits: list[list[str]], seen: set[tuple[object, ...]]) -> Cal
 
 
 def check_that_no_order_is_lost(all_waits: list[list[str]], deviations: int) -> None:
-    """Check that the bounded search sees all orders that any holds of any steps give, for tasks with these waits."""
+    """Check that the bounded search sees each order that holding back any steps gives, for tasks with these waits."""
     seen: set[tuple[object, ...]] = set()
     main = tasks_with(all_waits, seen)
     tried = search_schedules(main, (), deviations=deviations, limit=100_000)
@@ -337,16 +337,16 @@ def check_that_no_order_is_lost(all_waits: list[list[str]], deviations: int) -> 
 @settings(max_examples=20)
 @given(st.lists(st.lists(st.sampled_from(sorted(WAITS)), max_size=3), min_size=1, max_size=3))
 def test_bounded_search_loses_no_order_by_what_it_leaves_out(all_waits: list[list[str]]) -> None:
-    """The search with one deviation sees all orders that holds of up to 8 turns and until idle give, without threads.
+    """With one deviation, the search sees each order that holding back a step gives, for 1 to 8 turns or until idle.
 
-    When a job of a thread ends among the other steps depends on the machine.
+    No task uses a thread here: when the job of a thread ends depends on the machine.
     """
     check_that_no_order_is_lost(all_waits, 1)
 
 
 @pytest.mark.parametrize("waits", [["next turn", "next turn"], ["timer", "next turn"], ["lock"]], ids=" ".join)
 def test_bounded_search_loses_no_order_of_two_deviations(waits: list[str]) -> None:
-    """The search with two deviations sees all orders that two holds give, for two tasks that wait in the same way."""
+    """With two deviations, the search sees each order that holding back two steps gives, for two tasks alike."""
     check_that_no_order_is_lost([waits, waits], 2)
 
 
@@ -366,7 +366,7 @@ def test_search_stops_at_its_limit_and_says_so() -> None:
 
 
 def test_search_covers_a_small_scenario_by_default() -> None:
-    """By default, a search runs 20 random schedules and all with at most two deviations, and says that it was all."""
+    """By default, a search runs 20 random schedules and those with at most two deviations, and says that it ran all."""
 
     async def main() -> None:
         await order_of("ab", 2)

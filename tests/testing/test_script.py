@@ -330,7 +330,7 @@ RESULTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_text_of_a_call_that_ends_in_results_is_that_of_the_results(name: str) -> None:
-    """Of a prompt that ends in results of tools, `call.text` and the text of the call have the results, in each API."""
+    """If a prompt ends in tool results, `call.text` and `str(call)` have the text of the results, in each API."""
     api: Any = name.partition(",")[0]
     field = "input" if api == "responses" else "messages"
     call = Call.of(1, api, {"model": "m", field: [{"role": "user", "content": "How warm?"}, *RESULTS[name]]})
@@ -339,7 +339,7 @@ def test_text_of_a_call_that_ends_in_results_is_that_of_the_results(name: str) -
 
 
 def test_text_of_a_call_joins_results_but_prefers_the_words_of_the_user() -> None:
-    """Several results in one message have a line each; words of the user behind them are the text."""
+    """`call.text` joins the tool results of one message by lines; if words of the user follow, it has these alone."""
     results = [{"type": "tool_result", "tool_use_id": each, "content": each} for each in "ab"]
     for more, text in ([], "a\nb"), ([{"type": "text", "text": "Go on."}], "Go on."):
         call = Call.of(1, "messages", {"model": "m", "messages": [{"role": "user", "content": [*results, *more]}]})
@@ -356,7 +356,7 @@ def test_repr_of_a_step_is_short_source_code() -> None:
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_call_shows_the_results_of_the_last_answer_for_each_api(api: API) -> None:
-    """`tool_results` has the results behind the last answer, with names and errors, and none after the user's words."""
+    """`call.tool_results` has the tool results after the last answer, with names and errors, none after user words."""
 
     async def double(number: int) -> int:
         """Double a number."""

@@ -102,7 +102,7 @@ async def test_custom_tool_call_has_its_text_as_arguments(api: API, stream: bool
 
 
 async def test_incomplete_arguments_arrive_only_when_streamed() -> None:
-    """Arguments that a token limit cut short arrive when streamed, and as `{}` in a document of Anthropic's."""
+    """Arguments that a token limit cut short arrive when streamed; in Anthropic's whole answer, they are `{}`."""
     step = Step(tool_calls=[("look", '{"where": "ov')], finish_reason="length")
     for stream, arguments in ((True, '{"where": "ov'), (False, "{}")):
         message, _, _ = await ask(create_scripted_agent(step, api="messages", stream=stream))
@@ -111,7 +111,7 @@ async def test_incomplete_arguments_arrive_only_when_streamed() -> None:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_surrogates_in_two_deltas_become_one_character(api: API) -> None:
-    """Two halves of a character are sent as JSON escapes, and the decoder joins them."""
+    """The two surrogates of a character that are scripted in two deltas arrive as one character, for each API."""
     message, tokens, _ = await ask(create_scripted_agent(Step(["a\ud83d", "\ude00b"]), api=api))
     assert message.content == "".join(tokens) == "a😀b"
 
@@ -246,7 +246,7 @@ async def test_scripted_agent_with_retry_takes_one_step_for_each_attempt() -> No
 )
 @pytest.mark.parametrize("api", APIS)
 async def test_stream_fails_after_the_given_number_of_tokens(api: API, then: Any, kind: type[LLMError]) -> None:
-    """With `after` and `then`, the tokens before arrive, and the typed error has them as partial message."""
+    """A step with `after=2` and a failing `then` streams two tokens, then raises its error with both in `partial`."""
     partial, tokens, error = await ask(create_scripted_agent(Step("one two three", after=2, then=then), api=api))
     assert tokens == ["one", " two"]
     assert type(error) is kind

@@ -28,7 +28,7 @@ EVERY_WAY = [
 
 @pytest.mark.parametrize(("api", "streamed", "sync"), EVERY_WAY)
 async def test_sdk_receives_all_fields_of_a_step(sdks: Any, api: str, streamed: bool, sync: bool) -> None:
-    """Reasoning, text, parallel tool calls, usage and the finish reason of a step arrive."""
+    """Each SDK receives the reasoning, text, parallel tool calls, usage and finish reason of a step."""
     step = Step(
         "Hello there, wörld 😀!\n\nTwo  spaces. ",
         reasoning="Let me think about it.",
@@ -87,7 +87,7 @@ async def test_failure_within_a_stream_becomes_an_error_of_the_sdk(sdks: Any, ap
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("api", APIS)
 async def test_reset_becomes_a_connection_error_of_the_sdk_or_http_library(sdks: Any, api: str, sync: bool) -> None:
-    """`then="reset"` becomes a read or connection error for a reader that uses the SDK alone."""
+    """With `then="reset"`, a reader of an SDK's stream gets httpx2's read error or the SDK's connection error."""
     step = Step("one two three", after=2, then="reset")
     with pytest.raises((httpx2.ReadError, openai.APIConnectionError, anthropic.APIConnectionError)):
         await sdks.ask(api, streamed=True, sync=sync, transport=ScriptedLLM(step).transport())

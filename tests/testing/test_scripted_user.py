@@ -11,7 +11,7 @@ from miniagents_testing.errors import UnconsumedStepsError
 
 
 async def test_scripted_user_says_one_line_in_each_turn() -> None:
-    """The model gets the whole chat in each turn, and the loop ends when all lines are said and answered."""
+    """A scripted user says a line a turn, the model gets the whole chat, and the last answer ends the dialog."""
     user = create_scripted_user(["Hi", UserMessage("What is a promise?", mood="curious")])
     llm = ScriptedLLM(["Hello!", "A message that is not finished yet."])
     async with MiniAgents():

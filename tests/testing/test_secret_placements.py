@@ -129,7 +129,7 @@ def _streamed(api: str, body: bytes) -> str:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_X1_the_text_of_a_secret_field_is_in_no_file(name: str, tmp_path: Path) -> None:
-    """The text of a field with a secret name is replaced in JSON at any depth, in forms, parts and queries."""
+    """The text of a field with a secret name is replaced in JSON at any depth, forms, multipart bodies and queries."""
     inner = json.dumps({"a": [{name: SECRET}], "b": 1})
     part = f'--x1\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
     bodies = {
@@ -155,7 +155,7 @@ def test_X1_the_text_of_a_secret_field_is_in_no_file(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("headers", [{}, {"content-type": ["multipart/form-data; boundary=x1"]}])
 def test_X1_secrets_beside_a_file_in_multipart_are_replaced(headers: dict[str, list[str]]) -> None:
-    """A secret part beside an image, and a key in a JSON file, are replaced, and no other byte changes."""
+    """In a multipart body, a secret field beside an image and a key in a JSON file are replaced, and no other byte."""
     key = f"sk-proj-{_draw(40)}"
     body = (
         b'--x1\r\nContent-Disposition: form-data; name="image"; filename="\xc3\xa9.png"\r\n\r\n\x89PNG\xff\xfe\r\n'
@@ -198,7 +198,7 @@ def test_secret_parameters_in_the_headers_of_an_answer_are_replaced() -> None:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_X3_the_text_of_a_secret_field_is_replaced_across_deltas(name: str) -> None:
-    """JSON in the arguments of a tool call that streams in is redacted by names, wherever it was cut."""
+    """Streamed arguments of a tool call lose the text of a secret field, at whatever position they were split."""
     arguments = json.dumps({"user": "app", name: SECRET, "n": 1})
     expected = json.dumps({"user": "app", name: "[redacted]", "n": 1})
     for cut in range(1, len(arguments)):
@@ -255,7 +255,7 @@ def test_X1_the_texts_of_a_secret_field_with_a_plural_name_are_in_no_file(name: 
 
 @pytest.mark.parametrize("name", ["client_secret[value]", "password[0]", "a[passwords][][b]", "private_key.pem[x]"])
 def test_X1_secret_names_with_fields_below_are_replaced_in_forms_parts_and_queries(name: str, tmp_path: Path) -> None:
-    """A secret name before the brackets of a nested field counts in forms, multipart parts and queries."""
+    """The value of a field such as `client_secret[value]` is replaced in forms, multipart bodies and queries."""
     form = urlencode({"grant_type": "x y", name: SECRET, "z": "1"})
     part = f'--x1\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{SECRET}\r\n--x1--\r\n'
     for body in (form, part, json.dumps({"see": f"https://files.host/a?x=1&{name}={SECRET}"})):
@@ -345,7 +345,7 @@ def test_other_parameters_of_a_query_stay(name: str) -> None:
 
 @pytest.mark.parametrize("user", ["app:{}", "{}:", "{}"])
 def test_passwords_in_urls_are_replaced(user: str, tmp_path: Path) -> None:
-    """User and password go from the request's URL, and the password goes from a URL in a text."""
+    """A request's URL loses its user and password; in a URL within a text, the credential is replaced."""
     url = f"https://{user.format(SECRET)}@host/v1"
     loaded, text = _file_of(Redaction({}), _interaction(json.dumps({"p": f"<{url}>"}).encode(), uri=url), tmp_path)
     assert SECRET not in text

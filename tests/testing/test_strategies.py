@@ -63,7 +63,7 @@ PROVIDER_STREAMS = strategies.provider_streams()
 def test_provider_streams_decode_to_their_expected_fields_for_all_cuts(
     stream: ProviderStream, data: st.DataObject
 ) -> None:
-    """The framework's decoder gets the expected fields from each API, variant and cut."""
+    """The framework decodes the expected fields from a drawn stream of any API, with any quirks, in any pieces."""
     pieces = data.draw(strategies.recuts(stream.response.body))
     assert b"".join(pieces) == stream.response.body
     assert stream.differences(as_message(stream, outcome(stream, pieces))) == []
@@ -229,7 +229,7 @@ def test_examples_shrink_to_readable_code() -> None:
 
 @given(strategies.sendables(errors=False, max_leaves=4), strategies.token_splits(strategies.texts(max_size=3)))
 async def test_strategies_work_in_async_tests(sendable: Sendable, tokens: list[str]) -> None:
-    """In an async test, drawn plans build their messages within the loop of the test."""
+    """In an async test, drawn `Sendable` plans build their messages within the event loop of the test."""
 
     async def streamer(metadata: dict[str, Any]) -> Any:
         for token in tokens:

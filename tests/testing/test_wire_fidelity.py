@@ -54,7 +54,7 @@ PAIRS = [(api, name) for api in NATIVE for name in STEPS if (api, name) != ("cha
 
 @pytest.mark.parametrize(("api", "name"), PAIRS)
 def test_scripted_stream_has_the_events_and_fields_of_recorded_ones(api: API, name: str) -> None:
-    """A scripted stream has an order of events that was recorded, no unknown fields, and all constant fields."""
+    """A scripted stream has a recorded order of events, only recorded fields, and each field that all events had."""
     request = {"model": "m", "stream": True, "stream_options": {"include_usage": True}, "messages": [], "input": []}
     events = list(_events(ScriptedLLM(STEPS[name]).respond(api, request).body))
     seen = _seen(api)

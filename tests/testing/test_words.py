@@ -34,7 +34,7 @@ def test_first_lines_end_in_the_number_of_the_others() -> None:
 
 
 def test_short_path_is_relative_below_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path below the current folder is relative, any other one stays as it is."""
+    """`short_path` returns a path below the current folder as a relative one, and any other path as it is."""
     monkeypatch.chdir(tmp_path)
     assert short_path(tmp_path / "a" / "b") == str(Path("a", "b"))
     assert short_path(tmp_path.parent) == str(tmp_path.parent)
