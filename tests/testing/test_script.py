@@ -356,7 +356,7 @@ def test_repr_of_a_step_is_short_source_code() -> None:
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 async def test_call_shows_the_results_of_the_last_answer_for_each_api(api: API) -> None:
-    """`call.tool_results` has the tool results after the last answer, with names and errors, none after user words."""
+    """`call.tool_results` has the results after the last answer, with names and errors; it is empty after user text."""
 
     async def double(number: int) -> int:
         """Double a number."""

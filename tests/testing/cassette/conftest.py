@@ -42,7 +42,7 @@ class Reply:
 
 @cache
 def transports(library: str) -> tuple[Any, Any]:
-    """Make two transport classes of a library, sync and async: a network, and one that notes chunks."""
+    """Return two transport classes of an HTTP library, sync and async: a fake network, and one that notes chunks."""
     module: Any = import_module(library)
 
     class Body(module.AsyncByteStream, module.SyncByteStream):  # type: ignore[misc]
@@ -145,7 +145,7 @@ def transports(library: str) -> tuple[Any, Any]:
 
 
 def events(*data: dict[str, Any] | str) -> list[bytes]:
-    """Return server-sent events, one a chunk; a dict with a `type` has that name."""
+    """Return each item as a server-sent event in a chunk of its own; the `type` of a dict is also the event's name."""
     chunks = []
     for item in data:
         name = f"event: {item['type']}\n" if isinstance(item, dict) and "type" in item else ""
@@ -187,7 +187,7 @@ def message(block: dict[str, Any], *deltas: dict[str, Any]) -> list[bytes]:
 
 
 def response(item: dict[str, Any], kind: str, *deltas: str) -> list[bytes]:
-    """Return the chunks of a streamed response of OpenAI's newer API with one item."""
+    """Return the chunks of a streamed answer of OpenAI's Responses API: one output item, and deltas of type `kind`."""
     head = {
         "id": "resp_1",
         "object": "response",
@@ -240,7 +240,7 @@ STREAMS = {
 
 
 def cut(chunks: list[bytes], how: str) -> list[bytes]:
-    """Cut the same bytes into other chunks: at each event, at odd places, or not at all."""
+    """Return the same bytes in other chunks: one an event ("event"), 7 bytes each ("odd"), or one for all ("whole")."""
     body = b"".join(chunks)
     sizes = {"event": 0, "odd": 7, "whole": len(body)}
     size = sizes[how]
@@ -274,7 +274,7 @@ def ask(api: str, http_client: Any, prompt: str = "Hi", **options: Any) -> list[
 
 
 async def aask(api: str, http_client: Any, prompt: str = "Hi", **options: Any) -> list[Any]:
-    """Return the items of one streamed answer as the provider's async SDK gives them, see `ask`."""
+    """Return the items of one streamed answer as the provider's async SDK gives them; an error is the last item."""
     import anthropic
     import openai
 
@@ -321,14 +321,14 @@ class Kit:
         return transports(library)[1](inner)
 
     def aiohttp_client(self, sdk: Any) -> Any:
-        """Make the SDK's HTTP client on aiohttp."""
+        """Make the SDK's HTTP client on aiohttp; skip the test if the SDK lacks a package for it."""
         try:
             return sdk.DefaultAioHttpClient()
         except RuntimeError as error:  # older versions want a package more
             pytest.skip(str(error))
 
     def cassette(self, mode: Any = "none", **settings: Any) -> CassetteContext:
-        """Open the cassette of this test between clients and networks."""
+        """Return the context of this test's cassette; while it is open, it also patches the fake networks."""
         networks = [transports(library)[0] for library in ("httpx2", "httpx")]
         return use_cassette(self.path, record_mode=mode, also_patch=networks, **settings)
 

@@ -48,7 +48,7 @@ def other(path: Path) -> Path:
 
 
 async def ask(work: Ask, url: str, **options: Any) -> Any:
-    """Do the work with a client of its own; return what it has seen, or its error."""
+    """Call `work` with a new client, and return its result, or the class and text of its error."""
     async with aiohttp.ClientSession(**options) as client:
         try:
             return await work(client, url)
@@ -57,7 +57,7 @@ async def ask(work: Ask, url: str, **options: Any) -> Any:
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    """Wait for something that happens in other tasks."""
+    """Wait until `is_true()` is true, which happens in another task."""
     while not is_true():  # noqa: ASYNC110 - nothing tells when it happens
         await asyncio.sleep(0.001)
 
@@ -133,7 +133,7 @@ async def no_server(client: aiohttp.ClientSession, url: str) -> Any:
 
 
 async def too_slow(client: aiohttp.ClientSession, url: str) -> Any:
-    """Wait for a server that has fallen silent, until aiohttp's own time is over."""
+    """Wait for a server that has fallen silent, until aiohttp's own time-out."""
     seen: list[Any] = []
     async with client.get(f"{url}/long", timeout=aiohttp.ClientTimeout(sock_read=0.3)) as response:
         try:
@@ -233,7 +233,7 @@ WORK: list[Ask] = [
 
 
 def loop_of(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes a loop of this library."""
+    """Return the function of asyncio or uvloop that makes an event loop; skip the test without uvloop."""
     return asyncio.new_event_loop if name == "asyncio" else pytest.importorskip("uvloop").new_event_loop
 
 
@@ -304,7 +304,7 @@ async def test_other_upload_is_a_miss(server: WireServer, path: Path, upload: An
 
 
 async def test_form_with_a_file_is_matched_by_its_parts(server: WireServer, path: Path) -> None:
-    """Aiohttp frames each form with another boundary, which does not count; another file is a miss."""
+    """A form is matched without its boundary, which aiohttp draws anew each time; one with another file is a miss."""
 
     async def send(client: aiohttp.ClientSession, data: bytes) -> int:
         form = aiohttp.FormData({"purpose": "test"})
@@ -322,7 +322,7 @@ async def test_form_with_a_file_is_matched_by_its_parts(server: WireServer, path
 
 
 async def test_reading_on_where_the_recorded_reader_stopped(server: WireServer, path: Path) -> None:
-    """The rest of a response that was closed early is unknown: an error, the client's own time-out, or an end."""
+    """After a recorded early close, a reader gets an error; with `at_incomplete`, its own time-out or a plain end."""
     async with use_cassette(path, record_mode="once"), aiohttp.ClientSession() as client:
         await one_event(client, server.url)
     assert load(path)[0].response.end == "closed"

@@ -45,7 +45,7 @@ def other(path: Path) -> Path:
 
 
 def loop_of(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes a loop of this library."""
+    """Return the function of asyncio or uvloop that makes an event loop; skip the test without uvloop."""
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     if name == "uvloop":
         factory = pytest.importorskip("uvloop").new_event_loop
@@ -59,7 +59,7 @@ async def read(client: aiohttp.ClientSession, url: str) -> bytes:
 
 
 async def test_connection_from_before_is_recorded_and_not_used_in_replay(server: WireServer, path: Path) -> None:
-    """A client records over a connection that it has open, does not use it in a replay, and uses it again later."""
+    """A client's open connection is used while a cassette records, not while one plays, and again after that."""
     async with aiohttp.ClientSession() as client:
         live = await read(client, server.url)
         async with use_cassette(path, record_mode="once"):
@@ -241,7 +241,7 @@ class OtherConnector(aiohttp.TCPConnector):
 async def test_classes_of_a_users_own_are_recorded_and_played(
     server: WireServer, path: Path, connector: type[aiohttp.TCPConnector] | None
 ) -> None:
-    """Subclasses of the client and of the connector are caught, also those that are defined after the opening."""
+    """Requests of the user's client and connector classes are recorded and played, also of those defined later."""
     for mode in ("once", "none"):
         async with use_cassette(path, record_mode=mode):
             if connector is None:
@@ -307,7 +307,7 @@ async def test_websocket_is_refused_by_name_and_warned_of(server: WireServer, ot
 async def test_older_aiohttp_is_refused_by_name(
     server: WireServer, other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of versions before 3.12 no request is recorded: playing refuses them, recording warns of them."""
+    """While a cassette plays, a request of aiohttp before 3.12, which cannot be recorded, is refused by name."""
     monkeypatch.delattr(aiohttp.ClientRequest, "update_body")
     with pytest.raises(LiveRequestError, match=r"aiohttp was about to connect to .*; aiohttp is not recorded"):
         async with use_cassette(other, unplayed="ignore"), aiohttp.ClientSession() as client:
@@ -343,7 +343,7 @@ async def test_answer_that_is_no_http_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sdk", [openai, anthropic])
 async def test_request_of_an_sdk_on_aiohttp_is_recorded_once(path: Path, sdk: Any) -> None:
-    """A transport of httpx2 on aiohttp is one client: its request is one interaction, and is asked for once."""
+    """A request of an SDK through httpx2 on aiohttp is recorded as one interaction, and played without the server."""
     client_class = sdk.AsyncOpenAI if sdk is openai else sdk.AsyncAnthropic
     async with ProviderServer(["Hello", "Hello"]) as server:
         base_url = server.openai_base_url if sdk is openai else server.anthropic_base_url
@@ -375,7 +375,7 @@ def test_threads_with_loops_of_their_own_are_recorded_and_played(server: WireSer
 
 
 async def test_allowed_and_ignored_hosts_go_past_the_cassette(server: WireServer, other: Path, tmp_path: Path) -> None:
-    """Allowed hosts are reached in every mode; ignored ones while recording only, else the network is down."""
+    """`allow_hosts` are reached in every mode, `ignore_hosts` only while recording: else connecting to them fails."""
     host = f"localhost:{server.port}"
     async with aiohttp.ClientSession() as client:
         async with use_cassette(other, unplayed="ignore", allow_hosts=[host]):

@@ -75,7 +75,7 @@ async def ask(send: Send, url: str) -> Any:
 
 
 def run(path: Path, mode: str, send: Send, url: str, *, layer: bool, match_on: list[str] = DEFAULT) -> Any:
-    """Send a request under a cassette of vcrpy, and under our layer or not; return the answer, or the error's name."""
+    """Send a request under a cassette of vcrpy, with a stream layer or not; return the answer, or the error's name."""
     try:
         with vcr.use_cassette(str(path), record_mode=mode, match_on=match_on) as cassette:
             with layer_for_vcr_test(cassette) or nullcontext() if layer else nullcontext():
@@ -89,7 +89,7 @@ def run(path: Path, mode: str, send: Send, url: str, *, layer: bool, match_on: l
 def test_recording_of_vcrpy_keeps_its_verdict_under_the_layer(
     server: WireServer, tmp_path: Path, name: str, match_on: list[str]
 ) -> None:
-    """What vcrpy plays to aiohttp, or refuses, is the same under the layer, with each of vcrpy's matchers."""
+    """With each of its matchers, vcrpy plays or refuses the same requests of aiohttp with a stream layer as without."""
     if "redirect" in name and "headers" in match_on:
         pytest.skip("vcrpy does not play what it has recorded here: it looks for headers of the request before")
     run(tmp_path / "c.yaml", "once", REQUESTS[name], server.url, layer=False)
@@ -108,7 +108,7 @@ def test_recording_of_vcrpy_keeps_its_verdict_under_the_layer(
 def test_recording_under_the_layer_is_played_there_and_by_vcrpy(
     server: WireServer, tmp_path: Path, name: str, match_on: list[str]
 ) -> None:
-    """A recording under the layer plays there with each matcher, and in plain vcrpy with its usual ones."""
+    """A recording under a stream layer plays under it with each matcher, and in plain vcrpy with its usual ones."""
     recorded = run(tmp_path / "c.yaml", "once", REQUESTS[name], server.url, layer=True, match_on=match_on)
     sent = len(server.requests)
     assert run(tmp_path / "c.yaml", "none", REQUESTS[name], server.url, layer=True, match_on=match_on) == recorded
@@ -138,7 +138,7 @@ def test_streams_of_aiohttp_are_true_under_a_layer_only(server: WireServer, tmp_
 
 
 def test_hooks_see_requests_of_aiohttp_as_vcrpy_gives_them(server: WireServer, tmp_path: Path) -> None:
-    """With and without the layer, a hook of vcrpy gets the object that is sent as JSON, and may ignore a request."""
+    """Under a stream layer, a hook of vcrpy gets the object that is sent as JSON, and may ignore a request."""
     seen: list[Any] = []
 
     def hook(request: Any) -> Any:

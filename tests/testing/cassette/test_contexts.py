@@ -419,7 +419,7 @@ class NotingThreads(Redaction):
 
 @pytest.mark.parametrize("size", [10, 1_100_000])
 async def test_a_large_recording_is_searched_in_a_thread(kit: Kit, size: int) -> None:
-    """Requests above 1 MB, and async recordings with one, are searched outside of the event loop's thread first."""
+    """Requests above 1 MB, and async recordings with one, are first searched outside of the event loop's thread."""
     noting = NotingThreads()
     client = httpx2.AsyncClient(transport=kit.network(kit.Reply([b"{}"])))
     async with kit.cassette("once", redact=noting):
@@ -430,7 +430,7 @@ async def test_a_large_recording_is_searched_in_a_thread(kit: Kit, size: int) ->
 
 
 async def test_a_large_request_of_aiohttp_is_searched_in_a_thread(tmp_path: Path) -> None:
-    """A request of aiohttp above 1 MB is searched outside of the event loop's thread first."""
+    """A request of aiohttp above 1 MB is first searched outside of the event loop's thread."""
     noting = NotingThreads()
     body = {"model": "m", "messages": [{"role": "user", "content": "words " * 170_000}], "password": "swordfish"}
     with ProviderServer(["Hello!"]) as server:
@@ -487,7 +487,7 @@ def test_a_value_that_is_secret_on_one_machine_only_does_not_change_the_match(
 
 
 def test_a_placeholder_matches_only_what_stood_in_its_place(kit: Kit) -> None:
-    """A request that differs beside a replaced text is a miss, and one that was recorded exactly goes first."""
+    """A placeholder matches any text in its place, after an exact recording; a difference elsewhere is a miss."""
     texts = ["use [redacted] now", "use this now", "use [redacted] later"]
     answers = [ResponseStream((Chunk(0, text.encode()),)) for text in texts]
     bodies = [json.dumps({"t": text}).encode() for text in texts]
@@ -519,7 +519,7 @@ def test_a_request_with_texts_below_secret_fields_is_found_again(kit: Kit, kind:
 
 
 def test_a_recording_with_texts_below_secret_fields_plays(kit: Kit) -> None:
-    """A cassette of a version that replaced only the text of a secret field itself plays for the same request."""
+    """An older cassette, in which texts below secret fields were not replaced, plays for the same request."""
     answer = ResponseStream((Chunk(0, b"hello"),))
     for recorded in (NESTED, {**NESTED, "password": "[redacted]"}):
         save(kit.path, [Interaction("POST", URL, json.dumps(recorded).encode(), answer)])

@@ -1,4 +1,4 @@
-"""Conversations without a client: their form in the file, the order of frames, misses, time and secrets."""
+"""Recorded conversations over stdio and WebSocket, without a client: file, order of frames, misses, time, secrets."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_frames_come_back_from_a_file(said: list[Frame], tmp_path_factory: pytes
 
 @given(said=many_frames)
 def test_conversation_comes_back_from_its_events(said: list[Frame]) -> None:
-    """A conversation has the same method and chunks after its change into the events of redaction and back."""
+    """`from_events` turns the events of `as_events` back into a conversation with the same method and chunks."""
     chunks = tuple(Chunk(7, line_of(frame)) for frame in said)
     before = Interaction("WEBSOCKET", "wss://x.test/", b"", ResponseStream(chunks, status=101, end="closed 1000"))
     after = from_events(as_events(before), before)
@@ -96,7 +96,7 @@ def test_line_that_is_no_frame_is_refused(line: bytes) -> None:
 
 
 async def test_received_frame_waits_for_the_frames_sent_before_it(tmp_path: Path) -> None:
-    """A frame is received after all that was sent before it, and two that follow each other come at once."""
+    """A played frame comes after the client has sent all recorded frames before it; two in a row come at once."""
     path = tmp_path / "c.yaml"
     lines = ["< hello", "> a", "> b", "< ab", "< done", "> c", "< bye"]
     save(path, [conversation([(0.01, line) for line in lines], end="eof")])
@@ -134,7 +134,7 @@ async def test_conversation_that_its_client_left_waits_for_the_client(end: str, 
 
 
 async def test_frame_that_differs_is_a_miss(tmp_path: Path) -> None:
-    """Another frame than the recorded one ends the conversation; the session raises an error with the differences."""
+    """A sent frame that differs from the recorded one ends the conversation; the miss has the differences."""
     path = tmp_path / "c.yaml"
     save(path, [conversation([(0, '> {"id":1,"params":{"city":"Rome"}}'), (0, "< 21.5")])])
     with pytest.raises(CassetteMissError) as miss, use_cassette(path) as session:
@@ -179,7 +179,7 @@ async def test_text_and_bytes_are_different_frames(tmp_path: Path) -> None:
     ],
 )
 async def test_fields_that_change_with_each_run_do_not_count(recorded: str, now: str, tmp_path: Path) -> None:
-    """What names the client or the event is not compared, and neither is what the user's matching ignores."""
+    """Fields that name the client or an event are not compared, and neither are those that `Matching` ignores."""
     path = tmp_path / "c.yaml"
     save(path, [conversation([(0, f"> {recorded}")])])
     with use_cassette(path, match=Matching(ignore=["chunk.nonce"])) as session:
@@ -218,7 +218,7 @@ def test_frames_come_at_their_recorded_times_in_virtual_time(tmp_path: Path) -> 
 
 
 async def test_parallel_conversations_keep_their_order(tmp_path: Path) -> None:
-    """At pace 0 frames of two conversations come in the recorded order, which a frame that is sent may decide."""
+    """At pace 0, frames of two conversations come in the recorded order, also those that wait for a sent frame."""
     path = tmp_path / "c.yaml"
     first = conversation([(0.01, "> q"), (0.03, "< 3"), (0.02, "< 5")], end="eof")
     second = conversation([(0.02, "< 2"), (0.02, "< 4"), (0.02, "< 6")], end="eof", started_ms=0.5)
@@ -292,7 +292,7 @@ async def test_bytes_with_a_secret_are_replaced_as_a_whole(tmp_path: Path) -> No
 
 
 async def test_a_secret_field_of_several_frames_is_replaced_in_each(tmp_path: Path) -> None:
-    """Fields with secret names are replaced in each frame, as they are in each frame that a client sends."""
+    """A field with a secret name is replaced in each recorded frame, and in each sent frame before it is compared."""
     path = tmp_path / "c.yaml"
     texts = [f'{{"method":"call","params":{{"password":"{password}"}}}}' for password in ("one", "two", "three")]
     chunks = tuple(Chunk(1, line_of(Frame(True, text))) for text in texts)
@@ -330,7 +330,7 @@ async def test_secret_in_a_live_frame_is_redacted_before_it_is_compared(tmp_path
 
 @pytest.mark.parametrize("password", ["a-1", "[redacted]"])
 async def test_a_recorded_frame_with_texts_below_secret_fields_is_found(password: str, tmp_path: Path) -> None:
-    """A frame that a version recorded which replaced only the text of a secret field itself matches the same frame."""
+    """A frame of an older file, in which texts below secret fields were not replaced, matches the same sent frame."""
     path = tmp_path / "c.yaml"
     said = f'{{"password":"{password}","passwords":["b-2"]}}'
     save(path, [conversation([(0, f"> {said}")])])

@@ -397,7 +397,7 @@ async def test_a_second_iteration_goes_on_where_the_first_stopped(kit: Kit) -> N
 
 @pytest.mark.parametrize("end", ["cancelled", "open"])
 async def test_events_that_a_reader_listened_to_wait_for_the_reader(end: str, tmp_path: Path) -> None:
-    """A GET of events that was listened to until the end waits for its reader to leave; an answer to a POST fails."""
+    """A played GET of events without an end waits for its reader to leave; a POST answer without an end fails."""
     headers = {"content-type": ["text/event-stream"]}
     answer = ResponseStream((Chunk(0, EVENT),), reason="OK", headers=headers, end=end, complete=False)
     url = "https://mcp.test/mcp"

@@ -286,7 +286,7 @@ def test_texts_of_an_agent_come_at_the_recorded_moments(
 async def test_changed_prompt_of_an_agent_is_a_miss(
     agent: Callable[[str], Framework], server: ProviderServer, path: Path
 ) -> None:
-    """The miss is the framework's error or one of its causes, it names the difference, and nothing is sent."""
+    """A changed prompt is a miss: the framework's error or one of its causes, with the difference; nothing is sent."""
     async with agent(server.url) as framework:
         with use_cassette(path, record_mode="once"):
             await framework.read(PROMPT, streams=True)

@@ -159,7 +159,7 @@ def test_drop_headers_that_are_no_names_are_refused(tmp_path: Path, drop: Any, e
 
 @pytest.mark.parametrize(("method", "length", "kept"), [("GET", "2", True), ("GET", "9", False), ("HEAD", "9", True)])
 def test_the_length_of_a_body_is_kept_if_it_is_true(kit: Kit, method: str, length: str, kept: bool) -> None:
-    """`content-length` is recorded if the recorded body is so long, and of an answer to HEAD, which has no body."""
+    """`content-length` is recorded if it is the length of the recorded body, and for an answer to HEAD."""
     reply = kit.Reply([] if method == "HEAD" else [b"{}"], 200, {"content-length": length, "content-md5": "x"})
     with kit.cassette("once"), httpx2.Client(transport=kit.network(reply)) as client:
         client.request(method, URL)
@@ -370,7 +370,10 @@ def test_a_date_to_wait_for_is_recorded_as_seconds(kit: Kit, library: str) -> No
 
 @pytest.mark.parametrize("setting", ["skip", "keep"])
 def test_an_agent_waits_for_a_retry_only_where_waits_are_kept(tmp_path: Path, setting: Any) -> None:
-    """An agent that retries a played 429 waits for no time, though its error has the recorded wait; `keep` keeps it."""
+    """With `retry_after="keep"`, an agent waits the recorded time before it retries a played 429, with "skip" none.
+
+    The error has the recorded time in both cases.
+    """
     url = "https://api.openai.com/v1/chat/completions"
     refusal = ResponseStream(status=429, headers={"retry-after": ["30"]})
     body = b'{"messages":[{"role":"user","content":"Hi"}],"model":"m","stream":true}'

@@ -43,7 +43,7 @@ def play(response: ResponseStream, method: str = "GET") -> Playback:
 
 
 def tee(method: str = "GET") -> tuple[Any, ResponseTee, list[str]]:
-    """Make a slot, a tee that fills it, and a list that gets an item if the tee refuses the answer."""
+    """Make a recording slot, a `ResponseTee` that fills it, and a list that gets an item if it refuses the answer."""
     slot = Recorder(lambda _: None, "truncate", 0.0, HeaderRule()).start(method, "https://x.test/", time.monotonic, "")
     refused: list[str] = []
     return slot, ResponseTee(slot, method, lambda: refused.append("refused")), refused
@@ -68,7 +68,7 @@ def parse(data: bytes, method: str = "GET") -> http.client.HTTPResponse:
 
 @given(st.lists(st.binary(min_size=1)), st.booleans(), st.integers(1, 50))
 def test_request_is_whole_when_its_last_byte_is_written(chunks: list[bytes], chunked: bool, size: int) -> None:
-    """However the bytes are cut, the body is that of the client, and only the last byte makes the request whole."""
+    """In whatever pieces a request is written, `RequestBytes` has its body, and is whole with the last byte only."""
     body = b"".join(chunks)
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
     framed = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks) + b"0\r\n\r\n" if chunked else body
@@ -112,7 +112,7 @@ def test_request_that_expects_to_continue_waits() -> None:
 
 @given(st.lists(st.binary(min_size=1)), st.sampled_from(["with its length", "chunked"]), st.integers(1, 70))
 def test_played_answer_is_recorded_again_as_it_was(chunks: list[bytes], framing: str, size: int) -> None:
-    """`http.client` and the recorder of bytes read the same answer from the bytes of a played one, however cut."""
+    """From the bytes of a played answer, `http.client` and `ResponseTee` read the recorded one, in any pieces."""
     headers = {"content-type": ["a/b"], "x-two": ["1", "2"]}
     if framing != "chunked":
         headers["content-length"] = [str(sum(map(len, chunks)))]

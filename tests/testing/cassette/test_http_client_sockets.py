@@ -88,7 +88,7 @@ def test_connection_goes_on_after_the_cassette(server: Server, path: Path) -> No
         assert type(connection.sock) is socket.socket
 
 
-def test_use_of_the_socket_that_is_no_request_is_judged(path: Path) -> None:
+def test_use_of_the_socket_that_is_no_request_is_refused(path: Path) -> None:
     """Bytes that are written to the socket without a request are refused while a cassette plays."""
     with pytest.raises(LiveRequestError, match=r"connect to x\.example\.com:80"):
         with use_cassette(path):
@@ -98,7 +98,7 @@ def test_use_of_the_socket_that_is_no_request_is_judged(path: Path) -> None:
 
 
 def test_subclasses_are_caught_whenever_they_are_defined(server: Server, path: Path) -> None:
-    """Classes with a `connect` of their own are recorded, defined before or while a cassette is open, and restored."""
+    """Subclasses of `HTTPConnection`, defined before or while a cassette is open, are recorded, played and restored."""
 
     class Before(HTTPConnection):
         def connect(self) -> None:
@@ -129,7 +129,7 @@ def test_subclasses_are_caught_whenever_they_are_defined(server: Server, path: P
 
 
 def test_time_of_a_stream_is_played(server: Server, path: Path) -> None:
-    """At `pace=1` a stream in a thread lasts as long as its recording."""
+    """At `pace=1`, a stream in a thread lasts at least as long as its recording."""
     with use_cassette(path, record_mode="once"):
         get(f"{server.url}/stream")
     recorded = sum(chunk.wait for chunk in load(path)[0].response.chunks) / 100_000
@@ -140,7 +140,7 @@ def test_time_of_a_stream_is_played(server: Server, path: Path) -> None:
 
 
 async def test_threads_play_the_cassette_of_their_task(server: Server, path: Path) -> None:
-    """Requests in threads, with or without a context of their own, are recorded and played in any number."""
+    """Ten parallel requests in threads, with the context of the task or without one, are recorded and played."""
 
     def ask(number: int) -> bytes:
         return get(f"{server.url}/stream/{number}")[1]
@@ -187,7 +187,7 @@ def test_answer_that_cannot_be_read_is_named(server: Server, path: Path) -> None
 
 
 def test_error_that_is_not_read_is_recorded_whole(server: Server, path: Path) -> None:
-    """A client that tries again does not read an error's body; the recording has it, and the replay does not wait."""
+    """The body of an error that the client leaves unread is recorded; its played answer has no `retry-after`."""
     for mode in ("once", "none"):
         with use_cassette(path, record_mode=mode):
             with pytest.raises(urllib.error.HTTPError) as caught, urllib.request.urlopen(f"{server.url}/error"):
@@ -200,7 +200,7 @@ def test_error_that_is_not_read_is_recorded_whole(server: Server, path: Path) ->
 
 
 def test_rest_is_drained_on_demand(server: Server, path: Path) -> None:
-    """With `on_early_close="drain"`, the recorder reads what its reader did not."""
+    """With `on_early_close="drain"`, the recorder also reads what the client has left unread."""
     with use_cassette(path, record_mode="once", on_early_close="drain"):
         with urllib.request.urlopen(f"{server.url}/stream") as response:
             response.read1()

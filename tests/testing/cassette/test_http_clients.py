@@ -94,7 +94,7 @@ def test_stream_is_the_same_live_recorded_and_played(client: Client, server: Ser
 
 @cell("early close")
 def test_answer_that_is_closed_early_is_closed_early_again(client: Client, server: Server, path: Path) -> None:
-    """What came until the close is recorded and played; a reader that reads on gets an error that says so."""
+    """The chunks before an early close are recorded and played; reading on raises `IncompleteRecordingError`."""
     url = f"{server.url}/stream{client.path}"
     first = in_all_ways(client, server, path, lambda client: client.first(url))
     assert first == (client.events[0] if client.name != "boto3" else first)
@@ -178,7 +178,7 @@ def test_miss_is_raised_once_and_nothing_is_sent(client: Client, server: Server,
 
 @cell("keep-alive")
 def test_connection_from_before_is_not_used_while_a_cassette_plays(client: Client, server: Server, path: Path) -> None:
-    """A connection from before a cassette is recorded; it sends nothing in a replay, and works after it."""
+    """A connection open before a cassette is used while it records, is idle while it plays, and works after it."""
     url = f"{server.url}/stream{client.path}"
     with client:
         live = client.get(url)
@@ -233,7 +233,7 @@ def test_errors_of_connections_are_the_clients_own(client: Client, server: Serve
 
 @cell("time-out")
 def test_time_out_is_the_clients_own(client: Client, server: Server, path: Path) -> None:
-    """A server that falls silent is an error of the client's own kind, also where a cassette hangs."""
+    """A server that falls silent is an error of the client's own kind, as is a cassette with `at_incomplete="hang"`."""
     client.timeout = 0.5
     url = f"{server.url}/hang{client.path}"
     kind, _ = in_all_ways(client, server, path, lambda client: client.get(url))

@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def run(path: Path, mode: str, call: Callable[[], Any], *, layer: bool, **config: Any) -> tuple[Any, Any]:
-    """Return the outcome of a call with a cassette of vcrpy, with a layer or without, and the cassette."""
+    """Return the outcome of a call with a cassette of vcrpy, with a stream layer or without, and the cassette."""
     with vcr.use_cassette(str(path), record_mode=mode, **config) as cassette:
         if layer:
             opened = layer_for_vcr_test(cassette)
@@ -41,7 +41,7 @@ def run(path: Path, mode: str, call: Callable[[], Any], *, layer: bool, **config
 @each_client
 @pytest.mark.parametrize("behaviour", ["stream", "length", "zipped", "redirect"])
 def test_recording_of_vcrpy_is_played_alike(client: Client, server: Server, path: Path, behaviour: str) -> None:
-    """What vcrpy has recorded says the same with and without the layer, counts as played, and nothing is sent."""
+    """A recording of vcrpy plays the same with a stream layer and without, counts as played, and nothing is sent."""
     url = f"{server.url}/{behaviour}{client.path}"
 
     def call() -> Any:
@@ -63,7 +63,7 @@ def test_recording_of_vcrpy_is_played_alike(client: Client, server: Server, path
 def test_recording_under_the_layer_is_played_by_vcrpy(
     client: Client, server: Server, path: Path, behaviour: str
 ) -> None:
-    """Chunks are true while recording and in a replay under the layer; plain vcrpy plays the same answer."""
+    """Under a stream layer, a client gets the live chunks, recorded and played; plain vcrpy plays the same answer."""
     url = f"{server.url}/{behaviour}{client.path}"
 
     def call() -> Any:
@@ -86,7 +86,7 @@ def test_recording_under_the_layer_is_played_by_vcrpy(
 
 @each_client
 def test_rules_of_vcrpy_decide(client: Client, server: Server, path: Path) -> None:
-    """With the layer as without, vcrpy's matchers, repeats and hooks decide, and a miss is vcrpy's error."""
+    """With a stream layer as without, vcrpy's matchers, repeats and hooks decide, and a miss is vcrpy's error."""
     url = f"{server.url}/{'echo' if client.name != 'boto3' else 'length'}"
     config: dict[str, Any] = {"match_on": ["method", "path", "body"]}
 
@@ -119,7 +119,7 @@ def test_rules_of_vcrpy_decide(client: Client, server: Server, path: Path) -> No
 @each_client
 @pytest.mark.parametrize("how", ["get", "post", "upload"])
 def test_matchers_of_vcrpy_see_the_same_request(client: Client, server: Server, path: Path, how: str) -> None:
-    """With every matcher of vcrpy, a request has the headers and the body that vcrpy itself sees."""
+    """A request that plain vcrpy recorded is found by all matchers of vcrpy, with a stream layer as without."""
     if how == "upload" and client.name != "boto3":
         pytest.skip("vcrpy does not send bodies in parts as the client does")
     url = f"{server.url}/{'length' if how == 'get' else 'echo'}"

@@ -108,7 +108,7 @@ def test_json_matches_in_any_spelling(tree: Any, dice: random.Random) -> None:
 
 @given(_trees, st.data())
 def test_json_with_another_leaf_does_not_match(tree: Any, data: st.DataObject) -> None:
-    """Each change of a leaf gives another key, and the message names the place and nothing else."""
+    """Each change of a leaf gives another key of matching, and `differences` yields one item."""
     path = data.draw(st.sampled_from(_leaf_paths(tree)))
     assume(not (path and path[0] in MATCH.ignore))
     leaf = data.draw(st.one_of(st.none(), st.booleans(), _numbers, st.text(max_size=5), st.just({}), st.just([])))
@@ -127,7 +127,7 @@ def test_json_of_another_type_does_not_match(other: str) -> None:
 
 
 def test_json_that_is_very_deep_is_compared_byte_by_byte() -> None:
-    """A body with more levels than Python can handle has a key all the same."""
+    """Two bodies with more levels than Python can parse have different keys if their bytes differ."""
     for depth in (500, 900, 990, 1500, 100_000):
         one, other = (b'{"a":' * depth + leaf + b"}" * depth for leaf in (b"1", b"2"))
         assert Matching(ignore=["**.b"]).key("POST", URL, one) != Matching(ignore=["**.b"]).key("POST", URL, other)
@@ -401,7 +401,7 @@ miniagents: {v: 1, count: 1, digest: sha256:8f6c42c1002d81278b0e0e2c59e4a09f3bdc
 
 
 def test_digests_of_old_files_do_not_depend_on_matching(tmp_path: Path) -> None:
-    """A file that was written before bodies became trees keeps its digests, and plays for `0` and `0.0`."""
+    """An old file, whose digests are older than the comparison of bodies as trees, loads; its `0.0` matches `0`."""
     (tmp_path / "c.yaml").write_text(OLD_FILE, encoding="utf-8")
     with use_cassette(tmp_path / "c.yaml"):
         body = {"temperature": 0, "top_p": 1, "user": "Bob", "n": [1]}

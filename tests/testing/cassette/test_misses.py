@@ -375,7 +375,7 @@ def test_advice_on_a_host_goes_from_the_stand_in_to_the_provider(recorded: str, 
 
 @pytest.mark.parametrize("follows_base_url", [True, False])
 def test_advice_on_a_host_plays_a_recording_of_a_local_server(kit: Kit, follows_base_url: bool) -> None:
-    """Both advices of a miss work: the base URL of the recorded server, and a recording under the provider's name."""
+    """Both hints of a miss work: to set the recorded server's base URL, and to record under the provider's name."""
     local, provider = "http://127.0.0.1:8125/v1", "https://api.openai.com/v1"
     record_as = {} if follows_base_url else {local: provider}
     with (

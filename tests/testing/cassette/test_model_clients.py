@@ -63,7 +63,7 @@ OLLAMA = [_ollama(text, done=text == TEXTS[-1]) + b"\n" for text in TEXTS]
 
 
 def answer(request: Request) -> Answer:
-    """Answer in the wire format of the path's end, and behave as its beginning says."""
+    """Answer in the wire format of the path's end; its first part names a redirect, compression, reset or stall."""
     path, _, query = request.path.partition("?")
     behaviour = path.split("/")[1]
     chunks = OLLAMA if path.endswith("/api/chat") else GEMINI if "streamGenerateContent" in path else CHAT
@@ -463,7 +463,10 @@ def test_image_in_a_prompt_is_recorded(client: Client, server: WireServer, path:
 
 @cell("miss")
 def test_model_client_raises_a_miss(client: Client, server: WireServer, path: Path) -> None:
-    """A miss or its text reaches the application once, nothing is sent, and the end of the cassette raises the miss."""
+    """A miss reaches the application once, as itself or as the text of another error; the server gets no request.
+
+    Leaving `use_cassette` raises the miss.
+    """
     save(path, [Interaction("GET", "https://x.test/", b"", ResponseStream(reason="OK"))])
     with pytest.raises(CassetteMissError, match="has no answer for POST") as outer:
         with use_cassette(path, unplayed="ignore") as session:

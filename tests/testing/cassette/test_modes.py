@@ -127,7 +127,7 @@ async def test_a_recording_is_written_when_the_test_fails(kit: Kit) -> None:
 async def test_new_file_is_not_written_when_the_block_fails_and_all_answers_are_failures(
     kit: Kit, mode: RecordMode, *, is_offline: bool
 ) -> None:
-    """A block that fails with failures alone writes no new file; with one success among them, the file is written."""
+    """If the block raises and all answers are failures, no new file is written; with one success among them, it is."""
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         if b"good" in request.content:

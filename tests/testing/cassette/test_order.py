@@ -219,7 +219,7 @@ async def test_a_repeated_recording_is_played_in_parallel(kit: Any) -> None:
 
 @pytest.mark.parametrize("count", [10, 100])
 async def test_a_chunk_costs_the_same_however_many_streams_wait(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number of looks for the next chunk grows with the chunks, not with the readers that wait."""
+    """The number of searches for the next arrival grows with the chunks, not with the readers that wait."""
     looks = 0
     look = Order._first
 

@@ -157,7 +157,7 @@ each_client = pytest.mark.parametrize(("get", "name"), CLIENTS, ids=[get.__name_
 def test_K22_a_client_that_is_not_recorded_is_refused_by_name(
     server: Server, path: Path, get: Callable[[str], None], name: str, exists: bool
 ) -> None:
-    """Nothing is sent, also not to a server on this machine; the message names the packages, address and cassette."""
+    """While a cassette plays, a client that it cannot record is refused; the error has client, address and cassette."""
     if not exists:
         path = path.with_name("missing.yaml")
     last = name.rpartition(" > ")[2]
@@ -184,7 +184,7 @@ def test_K22_a_client_that_is_not_recorded_is_refused_by_name(
 def test_K22_no_client_reaches_the_network_while_a_cassette_plays(
     path: Path, send: Callable[[], Any], said: str
 ) -> None:
-    """Connections and look-ups are refused with the client that makes them."""
+    """While a cassette plays, connections and name look-ups are refused, and the error names the client."""
     with pytest.raises(LiveRequestError, match=re.escape(said)), use_cassette(path, unplayed="ignore"):
         send()
 
@@ -377,7 +377,7 @@ def test_K22_stream_layer_refuses_clients_that_vcrpy_does_not_serve(server: Serv
 def test_K23_a_connection_that_is_not_recorded_ends_in_a_warning(
     server: Server, tmp_path: Path, get: Callable[[str], None], name: str
 ) -> None:
-    """A connection of another client beside a recording is in a warning at its end, with packages and address."""
+    """At its end, a recording warns of connections that it did not record, with packages and address."""
     with pytest.warns(UnrecordedWarning) as warned:
         with use_cassette(tmp_path / "new.yaml", record_mode="once") as session:
             get(server.url)
@@ -487,7 +487,7 @@ IGNORING: list[tuple[Callable[[str], Any], type[Exception]]] = [
 def test_K24_ignored_hosts_are_sent_while_recording_and_down_while_playing(
     server: Server, path: Path, tmp_path: Path, get: Callable[[str], Any], error: type[Exception], hosts: str
 ) -> None:
-    """While playing, the client raises its own connection error, without a miss; while recording, nothing is stored."""
+    """For `ignore_hosts`, a client gets its own connection error in a replay, an unrecorded answer in a recording."""
     ignored = [hosts.format(port=server.port)]
     with use_cassette(path, unplayed="ignore", ignore_hosts=ignored) as session:
         with pytest.raises(error):

@@ -81,7 +81,7 @@ def test_delays_of_the_reader_do_not_add_up(tmp_path: Path) -> None:
 
 
 def test_parallel_streams_keep_their_places_on_the_timeline(tmp_path: Path) -> None:
-    """Chunks of parallel streams keep their recorded times relative to each other, if a request is early or late."""
+    """Chunks of parallel streams keep their recorded times relative to each other, even if a request is late."""
     save(tmp_path / "c.yaml", [_stream(0, 0, 1000, 2000, 2000), _stream(1, 5, 1000, 2000, 2000)])
     for late in (0.0, 0.005, 0.012):
         moments = _played(tmp_path / "c.yaml", [(0, 0.0), (1, late)], pace=1)

@@ -95,7 +95,7 @@ BODY = {
     ],
 )
 def test_matching_ignores_the_places_of_a_path(path: str, left: Any) -> None:
-    """A path in `ignore` removes exactly its places from the compared body."""
+    """A path in `ignore` removes exactly the fields and elements that it names from the compared body."""
     body = json.dumps(BODY).encode()
     assert json.loads(Matching(ignore=[path]).canonical_body(body)) == left
 
@@ -204,7 +204,7 @@ def test_a_redaction_path_replaces_a_field_of_a_form(path: str, clean: bytes) ->
     ],
 )
 def test_a_redaction_path_replaces_a_part_of_multipart(path: str, before: bytes, after: bytes) -> None:
-    """`JSONPath` replaces a part of multipart, its file name or its type, and no other byte."""
+    """In a multipart body, `JSONPath` replaces the content, file name or type of a part, and no other byte."""
     body = (
         b'--X\r\nContent-Disposition: form-data; name="note"\r\n\r\nAnn lives here\r\n'
         b'--X\r\nContent-Disposition: form-data; name="file"; filename="ann.json"\r\n'
@@ -270,7 +270,7 @@ def test_a_path_means_the_same_for_ignoring_and_for_redacting(tree: Any, steps: 
 
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_each_name_can_be_written_in_a_path(names: list[str]) -> None:
-    """`member` spells any name so that the path of these steps covers the place, and no other."""
+    """A path made by `member` of any names covers the field at these names, fields below it, and no other."""
     path = Path("".join(map(member, names)).removeprefix("."))
     assert path.covers(names)
     assert path.covers([*names, "below"])

@@ -125,7 +125,7 @@ def test_results_are_recorded_and_played_without_the_function(tmp_path: Path) ->
 
 
 def test_decorated_function_is_called_as_ever_without_a_session() -> None:
-    """Outside of cassettes a decorated function runs, and keeps its name, signature and kind."""
+    """Without a cassette, a decorated function runs; it has its name and signature, and stays async or a generator."""
     assert asyncio.run(search("dogs"))[1].title == "dogs 1"
     assert add(2, 3) == 5
     assert calls == ["dogs", (2, 3)]
@@ -319,7 +319,7 @@ def test_result_that_would_come_back_changed_is_refused(tmp_path: Path) -> None:
 
 
 def test_methods_leave_out_their_object(tmp_path: Path) -> None:
-    """The object of a method is no part of the request, so another object of the class plays the call."""
+    """The `self` of a method is not compared, so a call on another object of the class plays the recording."""
 
     class Store:
         @recorded

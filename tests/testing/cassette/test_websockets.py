@@ -138,7 +138,7 @@ def client(request: pytest.FixtureRequest) -> str:
 
 
 async def say(client: str, url: str, *messages: Any, answers: int | None = None) -> list[Any]:
-    """Return what a client sees that sends messages, each after one answer to the last one, and how it ends.
+    """Send messages, each after an answer to the one before; return what the client gets, and how it ends.
 
     Args:
         client: "asyncio" or "sync".
@@ -285,7 +285,7 @@ async def test_connection_that_is_refused_is_refused_again(client: str, path: Pa
 
 @cell("miss")
 async def test_message_that_differs_is_a_miss(client: str, path: Path) -> None:
-    """A message of other content closes the connection with an error that names both; another URL is a miss, too."""
+    """A message that differs from the recorded one closes the connection, and the miss has both; so has another URL."""
     async with echo_server() as server:
         with use_cassette(path, record_mode="once"):
             await say(client, server.url, "hello", '{"type":"go","event_id":"1","text":"one"}')
@@ -371,7 +371,7 @@ async def test_malformed_conversation_leaves_nothing_open(client: str, path: Pat
 
 
 def test_sync_client_is_as_before_when_no_cassette_is_open(path: Path) -> None:
-    """The sync client, which was imported by name, has its own code and signature again; its open cassettes nest."""
+    """After nested cassettes are closed, the sync `connect`, imported by name, has its own code and signature again."""
     save(path, [])
 
     def now() -> list[object]:

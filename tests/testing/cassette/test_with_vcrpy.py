@@ -217,8 +217,8 @@ def test_stream_layer_refuses_to_record_under_ci_or_beside_another_recorder(
             pass
 
 
-async def test_tokens_flow_under_vcrpy_on_every_transport(kit: Kit) -> None:
-    """With a stream layer, tokens arrive one by one on each HTTP library, aiohttp included, while vcrpy is active."""
+async def test_tokens_flow_under_vcrpy_on_aiohttp(kit: Kit) -> None:
+    """With a stream layer, tokens arrive one by one through an SDK's aiohttp client while vcrpy is active."""
     async with ProviderServer([Step(["a", "b"], after=1, then="hold")]) as server:
         record_as = {server.anthropic_base_url: "https://api.anthropic.com"}
         with vcr.use_cassette(str(kit.path)) as cassette, stream_layer(cassette, record_as=record_as) as session:
