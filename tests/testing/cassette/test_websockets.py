@@ -285,7 +285,7 @@ async def test_connection_that_is_refused_is_refused_again(client: str, path: Pa
 
 @cell("miss")
 async def test_message_that_differs_is_a_miss(client: str, path: Path) -> None:
-    """A message that differs from the recorded one closes the connection, and the miss has both; so has another URL."""
+    """A message that differs from the recorded one closes the connection; the miss has both. Another URL is a miss."""
     async with echo_server() as server:
         with use_cassette(path, record_mode="once"):
             await say(client, server.url, "hello", '{"type":"go","event_id":"1","text":"one"}')

@@ -56,7 +56,7 @@ def test_version_is_that_of_the_package(run: Callable[..., CommandResult]) -> No
     ],
 )
 def test_folder_for_one_file_is_code_2(run: Callable[..., CommandResult], conversation: Path, command: str) -> None:
-    """A command that takes one file says of a folder what to do, as it does of other wrong arguments."""
+    """A command that takes one file, but gets a folder, says to name one file, with exit code 2."""
     folder = conversation.parent
     done = run(*command.format(folder, file=conversation).split())
     assert (done.code, done.out) == (2, "")

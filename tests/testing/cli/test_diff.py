@@ -52,7 +52,7 @@ def test_show_plain_prints_what_the_models_read_and_said(run: Run, conversation:
 
 
 def test_show_plain_tells_texts_from_other_values(run: Run, tmp_path: Path, kit: Kit) -> None:
-    """`show --plain` quotes a text that looks like a number, a JSON value or nothing, and shows other bodies."""
+    """`show --plain` quotes a text that looks like another value or is empty, and sums up a body that is no text."""
     body = json.dumps(
         {"a": "1", "b": 1, "c": "", "d": " x", "e": [], "f": {"g": None}, "h": "[1]", "i": "1 b"}
     ).encode()
@@ -92,7 +92,7 @@ def _slower(interaction: Interaction, number: int) -> Interaction:
 
 
 def test_diff_pairs_interactions_by_agent_and_order(run: Run, tmp_path: Path, kit: Kit) -> None:
-    """`diff` compares the n-th interaction of each agent, prints what was read and said otherwise, and returns 1."""
+    """`diff` compares the n-th interaction of each agent, prints how requests and answers differ, and returns 1."""
     old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
     writer = [kit.interaction(text, kit.answer(text), agent=f"W#{text}", started=float(text)) for text in "12"]
     critic = kit.interaction("Is it good?", kit.answer("Yes"), agent="C#1", started=3)

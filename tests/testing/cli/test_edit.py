@@ -110,7 +110,7 @@ def test_reseal_keeps_waits_by_place_when_an_event_is_added(
 ) -> None:
     """After an event was added, `edit --reseal` gives the n-th event the wait of the former n-th, and 0 to the last.
 
-    Cuts inside events are dropped.
+    Each event is one chunk afterwards, also one that came in two.
     """
     path = tmp_path / "c.yaml"
     answer = kit.answer("One", "Two", "Three")

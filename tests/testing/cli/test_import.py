@@ -90,7 +90,7 @@ def test_import_replaces_files_only_with_force(
 def test_import_refuses_two_files_with_the_same_target(
     run: Callable[..., CommandResult], foreign: Path, tmp_path: Path
 ) -> None:
-    """When two files have one target, `import` is an error, and writes no file."""
+    """If two files would be written to one target, `import` ends with an error, and writes no file."""
     (foreign / "two.yaml").write_text((foreign / "test_a" / "one.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     done = run("import", foreign, "-o", tmp_path / "ours")
     assert (done.code, (tmp_path / "ours").exists()) == (2, False)
@@ -157,7 +157,10 @@ def test_import_reads_the_parsed_bodies_of_pydantic_ai(run: Callable[..., Comman
 
 
 def test_import_keeps_each_recorded_stream_of_plain_vcrpy(run: Callable[..., CommandResult], tmp_path: Path) -> None:
-    """`import` keeps all bodies but passwords byte for byte; `verify` differs only for a few streams without an end."""
+    """`import` keeps every body of the corpus byte for byte, but for its passwords.
+
+    `verify` prints the same before and after the import, but for a few streams without an end.
+    """
     corpus = os.environ.get("MINIAGENTS_CORPUS")
     if not corpus:
         pytest.skip("MINIAGENTS_CORPUS does not name a folder with recorded provider streams")

@@ -43,7 +43,7 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi\x1b[2J"}]}
 
 @contextmanager
 def _served(*arguments: str | Path) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Run `serve` in a process; yield the variables that it prints, and the lines on stderr, there after the end."""
+    """Run `serve` in a process; yield the variables that it prints, and a list that has its stderr lines at the end."""
     command = [sys.executable, "-m", "miniagents_testing", "serve", *map(str, arguments)]
     errors: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -133,7 +133,7 @@ def test_serve_answers_with_texts_or_with_recorded_streams(conversation: Path) -
 
 
 def test_steps_have_the_fields_of_step_and_failure(tmp_path: Path) -> None:
-    """The steps of a file, in YAML or JSON, are those that Python code would make."""
+    """`read_steps` makes `Step` and `Failure` objects of the texts and fields in a JSON file."""
     items = [
         "Hello",
         {"text": ["a", "b"], "gap": [0.1, 0.2], "finish_reason": "length"},

@@ -32,7 +32,7 @@ def test_show_prints_one_line_for_each_interaction_in_a_pipe(
 def test_show_keeps_the_end_of_a_long_question_in_a_pipe(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """In a pipe, the last 200 characters stand for a longer question."""
+    """In a pipe, `show` prints a long question as an ellipsis and its end, 200 characters in all."""
     save(tmp_path / "c.yaml", [kit.interaction(f"{'x ' * 300}Why?", kit.answer("So"))])
     asked = run("show", tmp_path / "c.yaml").out.splitlines()[1].split("\t")[5]
     assert len(asked) == 200
@@ -74,7 +74,7 @@ def test_show_prints_the_token_counts_of_the_provider(
 
 
 def test_show_json_is_an_array_for_programs(run: Callable[..., CommandResult], conversation: Path) -> None:
-    """With `--json`, the output is one JSON array of objects, and damage is a message of its own."""
+    """With `--json`, the output is one JSON array of objects, and a damaged file is a message on stderr."""
     conversation.with_name("bad.yaml").write_text("interactions:\n", encoding="utf-8")
     done = run("show", "--json", conversation.parent)
     assert done.code == 1

@@ -140,7 +140,7 @@ def test_shorten_keeps_the_beginning_of_a_line(text: str, width: int) -> None:
 
 
 def test_terminal_gets_colours_unless_no_color_is_set(conversation: Path) -> None:
-    """On a terminal there are colours; `NO_COLOR` turns them off, and all other marks of text, too."""
+    """On a terminal, commands print colours; with `NO_COLOR`, they print no control sequences at all."""
     assert "\x1b[1;32mUSER: " in _run_on_a_terminal("play", conversation, "--speed", "0")[1]
     assert "\x1b[32mok" in _run_on_a_terminal("verify", conversation)[1]
     assert "\x1b" not in _run_on_a_terminal("verify", conversation, NO_COLOR="1")[1]

@@ -28,7 +28,7 @@ for library in (httpx, httpx2):
 def project(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
     """Return a function that writes a test file, and runs pytest on it in this process.
 
-    There warnings and unknown markers are errors, and pytest-asyncio is in its strict mode.
+    In that run, warnings and unknown markers are errors, and pytest-asyncio is in its strict mode.
     """
 
     def run(

@@ -121,7 +121,7 @@ def test_test_fails_when_interactions_are_left(project: Project, cassettes: Path
 
 
 def test_test_fails_when_the_application_catches_a_miss(project: Project, cassettes: Path) -> None:
-    """A caught miss (a request without a recording) fails the test; if the test fails anyway, it is added there."""
+    """A caught miss (a request without a recording) fails the test; a test that fails anyway reports the miss."""
     record(cassettes / "test_it" / "test_swallows.yaml", "Hi")
     record(cassettes / "test_it" / "test_fails.yaml", "Hi")
     result = project(
@@ -396,7 +396,7 @@ def test_K22_allowed_hosts_of_marker_and_ini_are_reached(project: Project, casse
 
 
 def test_K24_ignored_hosts_of_the_ini_file_are_down(project: Project, cassettes: Path) -> None:
-    """Hosts in the ini setting are down while playing; a marker with `ignore_hosts` replaces the setting."""
+    """While a cassette plays, connecting to hosts of the ini setting fails; `ignore_hosts` of a marker replaces it."""
     record(cassettes / "c.yaml", "one")
     source = (
         f"{GET}\n@pytest.mark.miniagents_cassette('c.yaml', unplayed='ignore')\n"
@@ -424,7 +424,7 @@ def test_hosts_of_a_marker_that_cannot_be_read_fail_the_test(project: Project) -
 
 
 def test_the_ini_file_names_headers_that_are_not_recorded(pytester: pytest.Pytester) -> None:
-    """`miniagents_drop_headers` holds for tests without a marker of their own, and the marker goes before it."""
+    """Headers of `miniagents_drop_headers` are not recorded; `drop_headers` of a test's marker replaces them."""
     pytester.makeini("[pytest]\nminiagents_drop_headers = x-noise x-debug-*\nminiagents_record = rewrite")
     pytester.makepyfile(
         """

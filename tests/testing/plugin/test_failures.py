@@ -65,7 +65,10 @@ def team(pytester: pytest.Pytester) -> Path:
 
 
 def test_miss_under_two_agents_shows_the_lines_of_the_user_and_the_differences(project: Project, team: Path) -> None:
-    """A miss has the user's lines, the nearest recording and what to type, within 45 lines, and one for the summary."""
+    """The report of a miss has the user's lines, the nearest recordings and the command to record, in 45 lines.
+
+    The summary has one line about the miss.
+    """
     many = {f"field_{number}": number for number in range(7)}
     save(team, [_asked("Hello"), *(_asked(f"{'Long ' * number} text", **many) for number in range(90, 200, 10))])
     result = project(
@@ -108,7 +111,7 @@ def test_each_traceback_style_shows_the_lines_of_the_user_alone(project: Project
 
 
 def test_full_trace_and_debuggers_see_all_frames(project: Project, team: Path) -> None:
-    """With `--full-trace` the report has all frames, and so has the error when the report is made."""
+    """With `--full-trace` the report has all frames; without it, hooks such as a debugger's still get them all."""
 
     class Debugger:
         frames = 0
@@ -148,7 +151,7 @@ def test_host():
 
 
 def test_hint_can_be_pasted_for_a_test_with_parameters_and_a_missing_file(project: Project) -> None:
-    """The line to type has the test's own name in quotes where it needs them, and records a file that is missing."""
+    """For a missing file, a report has a command that records it, with the name of the test in quotes if needed."""
     result = project(
         AGENTS
         + """
@@ -284,7 +287,7 @@ async def test_function(scripted_llm):
 
 
 def test_failed_check_of_an_inherited_class_shows_its_test_and_the_line_of_the_user(project: Project) -> None:
-    """A check of a class of the kit that fails has its own test, and the user's line in the cause."""
+    """The report of a failed check that a class inherits has the line of its test, and the user's line as the cause."""
     result = project(
         """
 from miniagents import miniagent
@@ -427,7 +430,7 @@ def test_steps(scripted_llm):
 
 
 def test_failures_that_a_cassette_plays_are_named_below_a_failed_test(project: Project, team: Path) -> None:
-    """A failed test has a section with the failures that its cassette has played, also with those that it caught."""
+    """A failed test has a section with the failures that its cassette has played, also those that the test caught."""
     refused = ResponseStream(status=401, headers={"content-type": ["application/json"]})
     broken = ResponseStream(status=0, end="raise ConnectError: All connection attempts failed", complete=False)
     asked = [_asked("Hi"), _asked("Hi", temperature=1), _asked("Hi", temperature=2)]

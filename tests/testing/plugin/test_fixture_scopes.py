@@ -142,7 +142,7 @@ def test_fixture_is_recorded_in_the_cassette_of_its_scope_and_plays_in_any_order
 def test_fixture_that_several_tests_share_may_not_use_the_cassette_of_a_test(
     project: Project, server: Server, pytester: pytest.Pytester, scope: str, kind: str
 ) -> None:
-    """A request of a shared fixture without a wider cassette fails, and the error says what to do."""
+    """A request of a shared fixture that asks for no shared cassette fails, and the error says which one to ask for."""
     prefix = {"sync": "", "asyncio": "async ", "anyio": "async "}[kind]
     scopes = f"scope={scope!r}"
     fixture = f"pytest_asyncio.fixture(loop_{scopes}, {scopes})" if kind == "asyncio" else f"pytest.fixture({scopes})"
@@ -412,7 +412,7 @@ def test_it(index, number):
 def test_thread_without_a_context_uses_the_narrowest_cassette(
     project: Project, server: Server, pytester: pytest.Pytester
 ) -> None:
-    """Threads that know no cassette use that of the test, and that of the module while a fixture of it is set up."""
+    """A thread without a context uses the test's cassette, or the module's while a fixture of the module is set up."""
     source = """
 import threading
 

@@ -99,7 +99,7 @@ def test_all_tests_get_pictures(project: Project, pytester: pytest.Pytester) -> 
 
 
 def test_without_the_option_there_are_no_pictures(project: Project, pytester: pytest.Pytester) -> None:
-    """Without the option nothing is written, and no test is observed."""
+    """Without the option, no pictures and no folder for them are written."""
     project(TESTS).assert_outcomes(passed=1, failed=6, errors=1, skipped=1)
     assert not (pytester.path / ".miniagents").exists()
 

@@ -111,7 +111,7 @@ def test_it(provider_server, stream_cassette):
 def test_rewrite_keeps_the_old_file_when_the_test_fails_with_a_new_failure(
     project: Project, pytester: pytest.Pytester
 ) -> None:
-    """A rewrite replaces a file unless the test fails, and the new recording has failures that the old one has not."""
+    """A rewrite keeps the old file only if the test fails and the new recording has failures that the old one lacks."""
     path = pytester.path / "cassettes" / "test_it" / "test_it.yaml"
     project(_answered(200), "--miniagents-record=once").assert_outcomes(passed=1)
     good = path.read_bytes()
@@ -156,7 +156,7 @@ def test_new_file_is_not_written_when_the_test_fails_and_all_answers_are_failure
 
 
 def test_new_file_of_failures_is_written_when_the_test_passes(project: Project, pytester: pytest.Pytester) -> None:
-    """A test of how an application handles errors records them."""
+    """If a test passes, its new file is written, though all answers are failures."""
     project(_answered(401, expected=True), "--miniagents-record=once").assert_outcomes(passed=1)
     assert b"code: 401" in (pytester.path / "cassettes" / "test_it" / "test_it.yaml").read_bytes()
 

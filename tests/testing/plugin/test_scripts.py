@@ -22,7 +22,7 @@ async def ask(agent):
 
 
 def test_test_passes_when_its_script_is_used_completely(project: Project) -> None:
-    """A test that uses all steps of its scripted model or server passes, by agent, SDK client or socket."""
+    """A test that uses all steps of its script passes: by agent, by SDK client, or over the socket of a server."""
     result = project(
         ASK
         + """

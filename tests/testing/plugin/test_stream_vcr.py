@@ -1,4 +1,4 @@
-"""Tests written for pytest-recording under the ini `miniagents_stream_vcr`: the same verdicts, and true streams."""
+"""Tests for pytest-recording under the ini `miniagents_stream_vcr`: the same verdicts, and streams chunk by chunk."""
 
 from __future__ import annotations
 
@@ -461,7 +461,7 @@ def pytest_recording_configure(config, vcr):
 def test_K25_every_test_of_pytest_recording_keeps_its_verdict(
     project: Project, cassettes: Path, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: bool
 ) -> None:
-    """Matchers, modes, hooks, filters, repeats and several cassettes are those of vcrpy, under CI, too."""
+    """Under the ini, each test for pytest-recording passes or fails as without it, also under CI."""
     if ci:
         monkeypatch.setenv("CI", "true")
     before = {path: path.read_bytes() for path in cassettes.iterdir()}
@@ -546,7 +546,7 @@ def test_recording_that_matches_all_headers_is_played(project: Project, pytester
 
 @pytest.mark.parametrize("options", [(), ("-n", "1")], ids=["one process", "xdist"])
 def test_content_match_names_stale_cassettes(project: Project, cassettes: Path, options: tuple[str, ...]) -> None:
-    """A changed prompt fails its test, and the summary says what changed in which cassette."""
+    """With `miniagents_vcr_match = content`, a changed prompt fails its test; the summary names cassette and change."""
     source = f"{HELPERS}\nmark = pytest.mark.default_cassette('one.yaml')\n" + "".join(
         f"\n@mark\n@pytest.mark.vcr\ndef test_{name}():\n    text({prompt!r})\n"
         for name, prompt in (("same", "one"), ("changed", "two"))

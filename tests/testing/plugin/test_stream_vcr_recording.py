@@ -185,7 +185,7 @@ def run(project: Project, pytester: pytest.Pytester) -> Iterator[Callable[[str],
 def test_K25_recording_tests_of_pytest_recording_keep_their_verdicts(
     run: Callable[[str], pytest.RunResult], pytester: pytest.Pytester
 ) -> None:
-    """Counts of answers, repeats, modes and hooks are those of vcrpy while a test records, and so are the files."""
+    """Under the ini, each test that records passes or fails as without the ini, and writes the same answers."""
     found = []
     for ini in ("", STREAM):
         verdicts = verdicts_of(run(ini))
