@@ -179,7 +179,7 @@ async def fails_in_a_callback(trial: Trial) -> None:
 def test_cancel_at_every_step_reports_each_planted_defect(
     scenario: Callable[[Trial], Coroutine[Any, Any, object]], problem: str
 ) -> None:
-    """`cancel_at_every_step` reports each planted defect with its step, and fails again for that step alone."""
+    """`cancel_at_every_step` reports each planted defect with its step, and again when it tries that step alone."""
     with pytest.raises(UncleanCancellationError, match=problem) as caught:
         cancel_at_every_step(scenario)
     text = str(caught.value)

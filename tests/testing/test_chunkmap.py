@@ -1,4 +1,4 @@
-"""Chunk maps, the short text with the sizes and times of the chunks of a body: they lose no byte, cut or time."""
+"""Chunk maps, the short text with the sizes and times of the chunks of a body: they lose no byte, chunk or time."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_map_fits_a_body_whose_events_change_their_size() -> None:
 
 @pytest.mark.parametrize("text", ["1*9", "1/99", "1", "1*0", "-1*2", "1.001*2", "1*2 1", "x"])
 def test_decode_refuses_a_map_that_does_not_fit(text: str) -> None:
-    """`decode` raises an error for a map that is too long or too short for the body, or no map."""
+    """`decode` raises an error for a map that is too long or too short for the body, and for a text that is no map."""
     with pytest.raises(ChunkMapError):
         decode(text, b"data: 1\n\ndata: 2\n\n")
 

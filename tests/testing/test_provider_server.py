@@ -76,7 +76,7 @@ async def test_stream_arrives_in_many_events() -> None:
 
 
 async def test_requests_get_the_steps_in_order_and_an_error_after_the_last() -> None:
-    """Requests get the steps in order; one more fails without retries, and `assert_complete` raises for it."""
+    """Requests get the steps in order; one more request fails without retries, and `assert_complete` raises for it."""
     async with ProviderServer(["one", "two"]) as server, _openai(server) as client:
         texts = []
         for _ in range(2):
@@ -117,7 +117,7 @@ def test_assert_complete_raises_when_steps_are_left() -> None:
 
 
 async def test_server_answers_from_a_scripted_model() -> None:
-    """A server with a `ScriptedLLM` as its script answers from it, and has its calls."""
+    """A server that is given a `ScriptedLLM` answers with its script, and has the same `calls`."""
     llm = ScriptedLLM(lambda call: call.text.upper())
     async with ProviderServer(llm) as server, _openai(server) as client:
         answer = await client.responses.create(model="m", input="hi")

@@ -267,7 +267,7 @@ async def test_stalled_answer_fails_after_the_stall_timeout(api: API) -> None:
 
 
 async def test_held_answer_continues_after_release() -> None:
-    """With `then="hold"`, the tokens before arrive, and the others after `release()`."""
+    """With `then="hold"`, the tokens before the hold arrive at once, and the others after `release()`."""
     llm = ScriptedLLM(Step("one two three", after=1, then="hold"))
     async with MiniAgents():
         (promise,) = [promise async for promise in llm.agent().trigger("Hi")]

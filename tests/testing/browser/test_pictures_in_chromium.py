@@ -61,7 +61,7 @@ def expected(run: Run, moment: float) -> list[list[Any]]:
 def test_page_shows_at_each_moment_what_has_come(
     open_page: OpenPage, interactions: list[Interaction], choice: random.Random
 ) -> None:
-    """At the moment of each token, before it, and at the end, the page shows what has come, forwards and backwards."""
+    """Moved to the moment of each token or just before it, in any order, the page shows what had come by then."""
     run = run_of(interactions)
     tokens = [token.moment for request in run.requests for token in request.tokens]
     moments = [0, run.end, *(moment + offset for moment in tokens for offset in (-1, 0) if moment + offset >= 0)]
@@ -103,7 +103,7 @@ def elements(open_page: OpenPage) -> Any:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_page_does_nothing_with_hostile_texts(open_page: OpenPage, elements: list[str], text: str) -> None:
-    """A text in any field acts nowhere: no dialog, no element, no message of the console, no request."""
+    """A hostile text in any field causes no dialog, no further element, no console message and no request."""
     run = run_of(hostile_recording(text))
     with open_page(page_of(run, text)) as page:
         assert page.evaluate(ELEMENTS) == elements
@@ -132,7 +132,7 @@ def test_page_can_be_read_by_all(open_page: OpenPage, root: Path, panel_page: st
 
 
 def test_page_fits_360_pixels(open_page: OpenPage, panel_page: str) -> None:
-    """On a narrow screen nothing is wider than the page, and half of a low window is left to the transcript."""
+    """On a screen 360 pixels wide nothing is wider than the page, and the player takes less than half of the window."""
     with open_page(panel_page, viewport={"width": 360, "height": 640}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") == 360
         assert page.evaluate("document.querySelector('#player').offsetHeight") < 320
@@ -209,7 +209,7 @@ def test_page_follows_the_wish_for_little_motion(open_page: OpenPage, panel_page
 
 
 def test_page_of_a_long_answer_shows_all_of_it(open_page: OpenPage) -> None:
-    """An answer that the browser keeps in several blocks and text nodes is cut at the right places."""
+    """Of an answer in several blocks and text nodes, the page shows exactly what had come at each moment."""
     text = f"{'é😀 <b>' * 300}\n\n" * 10 + "é😀 <b>" * 5_000
     event = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]}
     chunk = Chunk(SECOND, f"data: {json.dumps(event)}\n\n".encode())

@@ -159,7 +159,7 @@ async def test_session_that_may_play_connects_only_for_unknown_requests(server: 
 
 
 async def test_closing_the_client_closes_a_played_answer(server: WireServer, path: Path) -> None:
-    """A response that is still open when its client is closed can be read no more, as live."""
+    """Reading a response after its client was closed raises the same error live, recorded and played."""
 
     async def read_late() -> tuple[type[Exception], str]:
         async with aiohttp.ClientSession() as client:
@@ -177,7 +177,7 @@ async def test_closing_the_client_closes_a_played_answer(server: WireServer, pat
 
 
 async def test_played_connections_are_not_kept(server: WireServer, path: Path) -> None:
-    """After the cassette is closed, a client goes on with live connections only."""
+    """After a cassette is closed, a client sends its requests over live connections, and over none that was played."""
     async with aiohttp.ClientSession() as client:
         async with use_cassette(path, record_mode="once"):
             await read(client, server.url)
@@ -291,7 +291,7 @@ async def fail_to_connect(url: str) -> None:
 
 
 async def test_websocket_is_refused_by_name_and_warned_of(server: WireServer, other: Path, tmp_path: Path) -> None:
-    """While a cassette plays, `ws_connect` is refused by its name; while one records, a warning names it."""
+    """While a cassette plays, the error that refuses `ws_connect` names it; while one records, a warning does."""
     with pytest.raises(
         LiveRequestError, match=r"aiohttp\.ws_connect was about to .* is played; aiohttp\.ws_connect is"
     ):

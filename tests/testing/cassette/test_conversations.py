@@ -90,7 +90,7 @@ def test_conversation_comes_back_from_its_events(said: list[Frame]) -> None:
 
 @pytest.mark.parametrize("line", [b"", b"no frame", b">", b"<b ???", b'<"unfinished', b"<x", b"<\xff"])
 def test_line_that_is_no_frame_is_refused(line: bytes) -> None:
-    """A line that is no frame is an error of the file's format, which shows the line."""
+    """For a line that is no frame, `frames_in` raises a `CassetteFormatError` that shows the line."""
     with pytest.raises(CassetteFormatError, match="is no frame of a conversation"):
         list(frames_in(line))
 
@@ -119,7 +119,7 @@ async def test_received_frame_waits_for_the_frames_sent_before_it(tmp_path: Path
 
 @pytest.mark.parametrize("end", ["closed", "closed 1000", "cancelled", "open"])
 async def test_conversation_that_its_client_left_waits_for_the_client(end: str, tmp_path: Path) -> None:
-    """After the last frame nothing comes until the client leaves, if the client left first in the recording."""
+    """If the client left first in the recording, nothing comes after the last frame until the client leaves again."""
     path = tmp_path / "c.yaml"
     save(path, [conversation([(0, "< hello")], end=end)])
     with use_cassette(path) as session:

@@ -140,7 +140,7 @@ async def test_at_incomplete_says_what_comes_after_an_early_end(
 ) -> None:
     """A recording that broke off ends in an error, a timeout or a plain end, as `at_incomplete` says.
 
-    The session has it in `incomplete`.
+    The session lists this recording in `incomplete`.
     """
     with kit.cassette("once"):
         await _read(kit.network(kit.Reply([EVENT] * 9)), kit, chunks=2)

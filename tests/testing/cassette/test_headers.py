@@ -105,7 +105,7 @@ def test_cookies_keep_their_names_and_attributes(kit: Kit) -> None:
 
 
 def test_a_played_cookie_is_no_secret_of_a_recording(kit: Kit) -> None:
-    """A client that sends a redacted cookie back may be recorded: its value is known to be no secret."""
+    """A recording client may send the placeholder of a redacted cookie back: the placeholder counts as no secret."""
     with (
         kit.cassette("once"),
         httpx2.Client(transport=kit.network(kit.Reply([b"{}"], 200, {"set-cookie": "s=Xy1234567"}))) as client,
@@ -150,7 +150,7 @@ def test_names_of_headers_tell_secrets(name: str, secret: bool) -> None:
     ("drop", "error"), [("x-a", TypeError), ([5], TypeError), (["x a"], ValueError), ([""], ValueError)]
 )
 def test_drop_headers_that_are_no_names_are_refused(tmp_path: Path, drop: Any, error: type[Exception]) -> None:
-    """One text in place of a list, a number, and a text that cannot name a header are errors where they are given."""
+    """`drop_headers` raises an error for one text in place of a list, a number, and a text that can name no header."""
     with pytest.raises(error, match="drop_headers"):
         use_cassette(tmp_path / "c.yaml", drop_headers=drop)
     with pytest.raises(error, match="drop_headers"):

@@ -153,7 +153,7 @@ def test_length_that_is_not_that_of_the_body_is_left_out() -> None:
 
 @pytest.mark.parametrize("headers", [{"content-length": ["9"]}, {}], ids=["with its length", "chunked"])
 def test_connection_that_broke_ends_in_mid_body(headers: Any) -> None:
-    """A server that closed too early does so again, and the client finds the answer incomplete."""
+    """After a recorded early close of the server, `http.client` finds the played answer incomplete, too."""
     end = "raise RemoteProtocolError: peer closed connection"
     answer = ResponseStream((Chunk(0, b"half"),), headers=headers, end=end, complete=False)
     with pytest.raises(http.client.IncompleteRead):

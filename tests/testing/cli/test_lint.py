@@ -223,7 +223,7 @@ def test_lint_finds_cassettes_that_no_test_names(
 def test_lint_finds_the_fixtures_that_name_shared_cassettes(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """`module.yaml` and `session.yaml` are named by the fixtures that open them, and reported without these."""
+    """`lint` reports `module.yaml` and `session.yaml` unless a test uses the fixture that opens the file."""
     paths = [tmp_path / "cassettes" / name for name in ("test_it/module.yaml", "session.yaml")]
     for path in paths:
         save(path, [kit.interaction("Hi", kit.answer("Ho"))])

@@ -165,7 +165,7 @@ def test_it(text):
 
 
 def test_script_that_is_too_short_names_agent_question_and_steps(project: Project) -> None:
-    """A script without a step left names the agent, what it was asked and the steps, and no part of the client."""
+    """The report of a call without a step names the agent, its question and the steps, and no line of the client."""
     result = project(
         AGENTS
         + """
@@ -187,7 +187,7 @@ async def test_script(scripted_llm):
 
 
 def test_errors_at_the_end_of_a_test_are_their_message_alone(project: Project, team: Path) -> None:
-    """Steps and interactions that were not used fail a test without any frame of the plugin."""
+    """The report of a test that left steps or interactions unused is the error's message, without any frame."""
     result = project(
         """
 def test_steps(scripted_llm):
@@ -265,7 +265,7 @@ class TestUnit(unittest.TestCase):
 
 
 def test_error_of_a_function_of_a_script_shows_the_lines_of_the_user(project: Project) -> None:
-    """An error in a function of a script has the lines of the test and of the function, and no part of the client."""
+    """The report of an error in a script's function has the lines of test and function, and none of the client."""
     result = project(
         AGENTS
         + """

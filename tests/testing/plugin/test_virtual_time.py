@@ -115,7 +115,7 @@ def test_marked_test_with_loop_factories_is_refused(project: Project) -> None:
 
 
 def test_marked_test_fails_when_another_hook_gives_its_loop(project: Project) -> None:
-    """A marked test whose loop comes from another hook fails before its call, with a message of what works."""
+    """A marked test whose loop comes from another hook fails before its call; the message names versions that work."""
     result = project(
         f"{MARK}{AN_HOUR.strip()}\n",
         ini=AUTO,
