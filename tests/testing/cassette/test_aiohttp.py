@@ -285,7 +285,7 @@ def test_played_answers_keep_their_times_in_virtual_time(server: WireServer, pat
 
 
 async def test_request_that_is_not_in_the_cassette_is_a_miss(server: WireServer, other: Path) -> None:
-    """The client gets the cassette's own error, and no connection is opened; closing the cassette raises it again."""
+    """An unrecorded request opens no connection and raises `CassetteMissError`; closing the cassette raises it, too."""
     with pytest.raises(CassetteMissError, match=r"has no answer for POST .*/echo"):
         async with use_cassette(other, unplayed="ignore"), aiohttp.ClientSession() as client:
             with suppress(CassetteMissError):

@@ -127,7 +127,7 @@ def chunks_of(url: str) -> list[bytes]:
     return asyncio.run(read())
 
 
-def test_streams_of_aiohttp_are_true_under_a_layer_only(server: WireServer, tmp_path: Path) -> None:
+def test_aiohttp_gets_each_chunk_under_a_stream_layer_only(server: WireServer, tmp_path: Path) -> None:
     """Vcrpy alone gives the whole body at once; under either stream layer, it records and plays each chunk."""
     layers: dict[str, Any] = {"plain": lambda _: nullcontext(), "ini": layer_for_vcr_test, "layer": stream_layer}
     for name, layer in layers.items():

@@ -184,7 +184,7 @@ class Inheriting(httpx2.MockTransport):
 def test_default_clients_share_a_tls_context_while_cassettes_only_play(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Clients with default settings load the certificates once while a cassette plays; all others load their own."""
+    """While cassettes only play, clients with default settings load the certificates once; otherwise each does."""
     made: list[tuple[Any, ...]] = []
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *args: made.append(args))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificates.pem"))  # no other test has this context
@@ -344,7 +344,7 @@ def _client(kit: Kit, network: Any) -> Any:
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
 @pytest.mark.parametrize("spelling", ["plain", "base64"])
 async def test_X1_X2_a_key_in_a_body_is_replaced_also_in_base64(kit: Kit, api: str, spelling: str) -> None:
-    """The API key of a request is replaced in the prompt and in the streamed answer, and the file plays."""
+    """A request's API key is replaced in its prompt, also in base64, and in the streamed answer; the file plays."""
     stream = [chunk.replace(b"Hel", kit.KEY.encode()) for chunk in kit.STREAMS[api, "text"]]
     prompt = f"My key is {kit.KEY}"
     if spelling == "base64":

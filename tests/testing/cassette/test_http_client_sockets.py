@@ -288,8 +288,8 @@ def test_miss_closes_nothing_but_its_request(server: Server, path: Path) -> None
     assert len(server.seen) == 1
 
 
-def test_socket_says_what_a_socket_says(path: Path) -> None:
-    """Libraries may set time-outs and options of the socket, and ask if it is readable, before the answer."""
+def test_stand_in_takes_time_outs_and_options_as_a_socket_does(path: Path) -> None:
+    """The stand-in for a socket takes time-outs and options, and has a file number, before the answer comes."""
     save(path, [Interaction("GET", "http://x.test/", b"", ResponseStream(reason="OK"))])
     with use_cassette(path), closing(HTTPConnection("x.test", timeout=7)) as connection:
         connection.connect()

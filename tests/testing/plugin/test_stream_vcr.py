@@ -473,7 +473,7 @@ def test_K25_every_test_of_pytest_recording_keeps_its_verdict(
     assert {path: path.read_bytes() for path in cassettes.iterdir()} == before
 
 
-def test_streams_are_true_under_the_ini(project: Project, cassettes: Path) -> None:
+def test_streams_come_chunk_by_chunk_under_the_ini(project: Project, cassettes: Path) -> None:
     """With the ini, a test reads the recorded answer in its two chunks; without the ini, vcrpy gives one."""
     marks = "@pytest.mark.default_cassette('one.yaml')\n@pytest.mark.vcr"
     source = f"{HELPERS}\n{marks}\ndef test_it():\n    assert len(ask()) == "
