@@ -211,7 +211,7 @@ class FrozenDict(Storage, FrozenLeaf, Mapping[K, V_co], Generic[K, V_co]):
     __dict__: Any = MappingProxyType({})  # in place of the attribute that a model has
 
     def __new__(cls, items: Mapping[K, V_co] | Iterable[tuple[K, V_co]] = (), /, **more: V_co) -> FrozenDict[K, V_co]:
-        """Return a mapping with these items; see the class."""
+        """Return a mapping with these items, whose values are frozen."""
         return cast("FrozenDict[K, V_co]", freeze(dict(items, **more), "FrozenDict"))
 
     def __getitem__(self, key: K) -> V_co:
@@ -287,7 +287,7 @@ copyreg.pickle(FrozenDict, FrozenDict.__reduce__)  # the method is not looked up
 
 
 class FrozenSet(frozenset[Any]):
-    """Frozenset of elements whose dumps are dicts, which no set can hold: Python dumps have it as it is."""
+    """Frozenset of elements whose dumps are dicts or lists, which no set can hold; a Python dump has the set itself."""
 
     __slots__ = ()
     __pydantic_serializer__ = _serializer(_dump_frozen_set)
@@ -606,7 +606,7 @@ def _freeze_by_base(value: Any, level: int) -> Any:
 
 
 def _find_base(value: Any, level: int) -> Any:
-    """Do the work of `_freeze_by_base`, without a look at the marker."""
+    """Return what `_freeze_by_base` returns, without renewing the marker for a value that is not plain."""
     if isinstance(value, Enum):
         value = value.value
     if type(value) in ATOMS or isinstance(value, FrozenLeaf):

@@ -204,7 +204,10 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
 
     @classmethod
     def _read_dump(cls, data: Any, info: ValidationInfo) -> Any:
-        """Return an object of this class, made of the input of `model_validate` or of a pydantic model's field."""
+        """Return an object of this class, made of the input of `model_validate` or of a pydantic model's field.
+
+        In a constructor, return its fields as they are: pydantic validates them next.
+        """
         if info.context is CONSTRUCTING:
             return dict(data) if isinstance(data, Mapping) and not isinstance(data, Frozen) else data
         return _restore(cls, data, {"context": info.context})
@@ -341,7 +344,7 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
         return short_repr(self)
 
     def __short_repr_items__(self) -> Iterator[tuple[str, Any]]:
-        """Yield names and values for the shortened repr."""
+        """Yield names and values of fields for the shortened repr; leave out declared fields that hold None."""
         for name, value in frozen_fields(self):
             if value is not None or name not in type(self).__pydantic_fields__:
                 yield name, value
@@ -383,7 +386,8 @@ class Frozen(FrozenLeaf, BaseModel, metaclass=_ModelMetaclass):
     def _dump_shallow(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the dict of a dump, with `class_` and escaped keys; its values are not dumped yet.
 
-        Pydantic dumps them all the same if an option selects or changes fields, or if the class has serializers.
+        If an option selects or changes fields, or if the class has serializers, pydantic makes the dump, and its
+        values are dumped as well.
         """
         cls = type(self)
         if cls._dumps_plainly and all(
@@ -472,7 +476,10 @@ def _restore(cls: type[Frozen], dump: Any, options: dict[str, Any]) -> Frozen:
 
 
 def _restore_plain(cls: type[Frozen], fields: dict[str, Any], options: dict[str, Any]) -> Frozen:
-    """Do what `_restore` does, with fields that `read_plain_json` has read."""
+    """Return an object of the class that `fields` names, or of `cls`, from fields that `read_plain_json` has read.
+
+    If the named class is not a subclass of `cls`, raise `ValidationError`; an unknown name counts as `cls`.
+    """
     made = _find_class(cls, fields)
     fields.pop(CLASS_KEY, None)
     return _construct_from_dump(made, fields, options, plain=True)
@@ -501,9 +508,9 @@ def _construct_from_dump(
 def _construct(
     cls: type[Frozen], fields: Any, options: dict[str, Any], frozen: Mapping[str, Any], *, plain: bool = False
 ) -> Frozen:
-    """Return an object of the validated fields; raise pydantic's `ValidationError`.
+    """Validate and freeze the fields, and return an object of them; raise pydantic's `ValidationError`.
 
-    See `freeze_fields` for `frozen` and `plain`.
+    The values in `frozen` are immutable already, under the names of their fields; with `plain`, they are plain, too.
     """
     made = cls.__new__(cls)
     cls._fields_validator.validate_python(fields, self_instance=made, **options)

@@ -100,7 +100,10 @@ def are_plain_keys(keys: Iterable[str]) -> bool:
 
 
 def dump_options(info: SerializationInfo[Any]) -> dict[str, Any]:
-    """Return the options of the dump that pydantic makes, but the mode, as arguments for the dump of a value in it."""
+    """Return the options of the dump that pydantic makes, except the mode, as keyword arguments.
+
+    A caller passes them on to the dump of a nested value.
+    """
     names = ("include", "exclude", "context", "by_alias", "exclude_unset", "exclude_defaults", "exclude_none")
     more = ("exclude_computed_fields", "round_trip", "serialize_as_any")
     return {name: getattr(info, name) for name in (*names, *more)}

@@ -24,7 +24,7 @@ MOST_READ_PER_LOOK = 2_048
 _SHARED_SECONDS = 0.002
 """Seconds of a step of the loop that its busy pumps and readers share."""
 _ALONE_SECONDS = _SHARED_SECONDS / 2
-"""Seconds of a step that one takes which is alone, or has one other beside it."""
+"""Greatest number of seconds of a step that one pump or reader takes, also if it is alone."""
 _MOST_SECONDS = 0.0025
 """Seconds after which they all pause, in a step where more of them work than in the one before."""
 _SHORT_SECONDS = 0.00005
@@ -35,9 +35,9 @@ _steps: WeakKeyDictionary[asyncio.AbstractEventLoop, _Step] = WeakKeyDictionary(
 
 
 class _Step:
-    """Step of a loop, whose time all busy pumps and readers share: those that work without a wait.
+    """Step of an event loop, whose time the busy pumps and readers share: those that work without a wait.
 
-    The loop tells of its next step as long as there are any.
+    As long as any are busy, the loop calls `_begin` at the beginning of each step.
     """
 
     __slots__ = ("_is_followed", "_streams", "_variables", "number", "share", "spent")
@@ -56,20 +56,23 @@ class _Step:
         self._variables = contextvars.Context()  # a copy of the present ones would keep their values alive
 
     def enter(self, streams: int) -> int:
-        """Count pumps and readers that work in this step, and return the number of the step."""
+        """Count `streams` more pumps and readers that work in this step, and return the number of the step."""
         if not self._is_followed:
             self._follow()
         self._streams += streams
         return self.number
 
     def _follow(self) -> None:
-        """Change the number, and let the loop tell of the next step before its pumps and readers run."""
+        """Give this step a new number, and let the loop call `_begin` before pumps and readers run in the next step."""
         self.number += 1
         self.spent, self._streams, self._is_followed = 0.0, 0, True
         asyncio.get_running_loop().call_soon(self._begin, context=self._variables)
 
     def _begin(self) -> None:
-        """Begin the next step, whose time is for as many pumps and readers as there were in the last one."""
+        """Begin the next step, and divide its time by the number of pumps and readers that worked in the last one.
+
+        If none worked, do not follow the loop any more.
+        """
         self.share = min(_ALONE_SECONDS, _SHARED_SECONDS / max(1, self._streams))
         if self._streams:
             self._follow()
@@ -163,7 +166,7 @@ class Pauses:
     def _enter(self, step: _Step, streams: int) -> None:
         """Count `streams` more pumps and readers in a step, and note that this one works in it.
 
-        With two or less in the last step, it looks at the clock once in its part of the time, and twice with more.
+        If at most two worked in the last step, it is to look at the clock once in its share of the time, else twice.
         """
         self._number = step.enter(streams)
         self._longest = step.share if step.share == _ALONE_SECONDS else step.share / 2

@@ -39,7 +39,10 @@ def rebuild(cls: type[Frozen], declared: dict[str, Any], extra: dict[str, Any], 
 
 
 def dump_flat(objects: Sequence[Frozen], protocol: int) -> bytes:
-    """Return a flat pickle of `objects`, in which children come before what holds them."""
+    """Return a flat pickle of `objects`: one after the other, each with numbers in place of those before it.
+
+    Children must come before the objects that hold them.
+    """
     buffer = io.BytesIO()
     pickler = _FlatPickler(buffer, objects, protocol)
     for each in objects:
@@ -48,7 +51,7 @@ def dump_flat(objects: Sequence[Frozen], protocol: int) -> bytes:
 
 
 def load_flat(data: bytes) -> Frozen:
-    """Return the last of the objects in a flat pickle; the others are in it."""
+    """Return the last object of a flat pickle, which holds the others."""
     objects: list[Frozen] = []
     buffer = io.BytesIO(data)
     unpickler = _FlatUnpickler(buffer, objects)

@@ -40,7 +40,7 @@ Waiters = asyncio.Future[None] | dict[asyncio.Future[None], None] | None
 """Futures of tasks that wait, in their order: a single one without a dict, because most promises have one reader."""
 
 _NONE_ANY_MORE: dict[asyncio.Future[None], None] = {}
-"""The `waiters` of a settled cell: a pump, which looks for waiting readers only, sees that something has changed."""
+"""The `waiters` of a settled cell. They are not None, so a pump that looks only at `waiters` notices the end, too."""
 
 
 class Cell(Generic[T]):
@@ -144,9 +144,10 @@ class Cell(Generic[T]):
         self.task_ended(task)
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """Stop tracking the task, and settle the cell if the work has not.
+        """Stop tracking the ended task, and settle the cell if its work has not.
 
-        It fails with the error of a clean-up, or else ends as cancelled.
+        If the task raised an error, the cell fails with it; a settled cell records it as a late one. Without an error,
+        a cell that is not settled ends as cancelled.
         """
         if self.context is not None:
             self.context.forget(task)
@@ -265,7 +266,8 @@ class Cell(Generic[T]):
     async def wait(self, *, for_end: bool = False) -> None:
         """Wait until there is more to read, or with `for_end` until the end.
 
-        Start work that waits for its first reader. Raise `DeadlockError` as `add_waiter` says.
+        Start work that waits for its first reader. Raise `DeadlockError` if the wait is a part of a ring of waits that
+        no other task can end.
         """
         future = self.add_waiter(for_end=for_end)
         try:
@@ -341,7 +343,7 @@ class Cell(Generic[T]):
 
 
 def _added(waiters: asyncio.Future[None] | dict[asyncio.Future[None], None], future: asyncio.Future[None]) -> Waiters:
-    """Return waiters with one more future, in a dict."""
+    """Return a dict of the waiting futures with one more; if `waiters` is a dict already, it gets the future."""
     if not isinstance(waiters, dict):
         waiters = {waiters: None}
     waiters[future] = None

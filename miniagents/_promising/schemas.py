@@ -118,7 +118,8 @@ def _freeze_class_annotation(annotation: Any, origin: type, args: tuple[Any, ...
 def _refuse_mutable(annotation: Any, origin: type, where: str) -> None:
     """Raise `TypeError`, which names the field `where`, if instances of the class `origin` would be mutable.
 
-    Those of dataclasses and plain models are.
+    Instances of dataclasses, plain models, typed dicts, named tuples, and of classes such as `bytearray` are mutable
+    or hold values that are.
     """
     mutable = (
         issubclass(origin, (BaseModel, *_MUTABLE))

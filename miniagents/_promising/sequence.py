@@ -241,7 +241,7 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
         Args:
             items: the items.
-            start_soon: True to read them without a reader; None takes the context's default.
+            start_soon: True to read them at once, False as readers ask for more; None takes the context's default.
         """
         cell = _PumpedCell(cls)
         promise = cls.of_cell(cell)
@@ -268,7 +268,10 @@ class SequencePromise(Branch[LEAF_co, WHOLE_co]):
 
 
 async def _resolve(cell: SequenceCell, leaves: list[Any]) -> Any:
-    """Return the results of all leaves of a sequence; on a failure, mark the failures of all as observed."""
+    """Return the results of all leaves of a sequence.
+
+    Raise the first failure; the failures of all other leaves then count as observed, too.
+    """
     try:
         return tuple([await leaf if isinstance(leaf, Promise) else leaf for leaf in leaves])
     except INTERRUPTS:
@@ -282,7 +285,8 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
     """Sender of items, which readers get flat from its `promise`: `with sequence: sequence.append(item)`.
 
     Args:
-        capture_errors: see `StreamAppender`.
+        capture_errors: True if an error that leaves the `with` block ends the sequence and is not raised further. With
+            False it ends the sequence and is raised further.
     """
 
     promise_class: ClassVar[type[SequencePromise[Any, Any]]] = SequencePromise

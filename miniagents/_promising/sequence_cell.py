@@ -110,7 +110,7 @@ class SequenceCell(StreamCell[Any, Any]):
         """Replace the pieces by leaves in the order of their arrival, and add the lane of items sent in order.
 
         Readers inside of a branch come back to this sequence then. They find the leaves that they have read in the same
-        order. A merged sequence only takes up what has come in order.
+        order. If the sequence is merged already, only append the leaves of its lane in order that have come.
         """
         if self._ordered_lane is not None:
             self._advance(self._ordered_lane)  # leaves that have come in order stand before those sent now
@@ -169,7 +169,7 @@ class SequenceCell(StreamCell[Any, Any]):
             self._ordered_lane = None
 
     def _block_lane(self, blocked_on: StreamCell[Any, Any], lane: _Lane) -> bool:
-        """Let the lane advance when `blocked_on` has more pieces; return False if there are more already.
+        """Arrange that the lane advances when `blocked_on` has more pieces; return False if it has more already.
 
         Outside of a running loop, the lane waits for a reader instead. So do items sent in order whose source works on
         demand.
@@ -199,7 +199,7 @@ class SequenceCell(StreamCell[Any, Any]):
         return not (blocked_on.done or len(blocked_on.pieces) > before)
 
     def wake_pump(self) -> None:
-        """Let the lanes and the pump that work on demand continue, because a reader has read everything."""
+        """Let the lanes and the pump that work on demand continue, because a reader waits."""
         for lane in list(self.lanes or ()):
             if lane.waits_for_reader:
                 self._advance(lane)
@@ -354,7 +354,7 @@ class SequenceCell(StreamCell[Any, Any]):
     def mark_all_observed(self, error: BaseException) -> None:
         """Mark the failures of all leaves, past and future, as observed: a reader has got the first one.
 
-        The failures so far become notes of that error.
+        The other failures so far become notes of `error`.
 
         Args:
             error: the failure that the reader has got.
@@ -454,7 +454,10 @@ def _find_parts(cells: list[Cell[Any]], scope: object) -> list[Cell[Any]]:
 
 
 def _stop(parts: list[Cell[Any]], scope: object) -> None:
-    """Cancel parts that stop without readers; let the other sequences stop those of the scope that are sent later."""
+    """Cancel the parts that stop without readers.
+
+    Sequences among the other parts will stop streams and iterables of this scope that are sent into them later.
+    """
     for cell in parts:
         if cell.stops_without_readers:
             Cell.cancel(cell)
@@ -506,7 +509,10 @@ def _delay_until_begun(leaves: Iterator[Any]) -> Iterator[Any]:
 
 
 def _has_begun(cell: Cell[Any]) -> bool:
-    """Return True if a leaf has a piece to read, or has ended. One that works on demand counts as begun."""
+    """Return True if a leaf has a piece to read, or has ended.
+
+    A leaf that works on demand or waits for its first reader counts as begun, as does a promise without pieces.
+    """
     return cell.done or cell.on_demand or cell.deferred_start is not None or bool(getattr(cell, "pieces", True))
 
 

@@ -142,7 +142,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                     return
 
     async def _pump_batches(self, source: AsyncIterable[Any]) -> None:
-        """Append the lists of pieces that the source yields; on demand, wait for a reader after each list.
+        """Append the pieces of each list that the source yields; on demand, wait for a reader after each list.
 
         Stop early when the cell is settled.
         """
@@ -158,11 +158,11 @@ class StreamCell(Cell[W], Generic[P, W]):
 
     @property
     def has_waiting_reader(self) -> bool:
-        """True if a reader has read everything and waits for more."""
+        """True if a reader waits: for the next piece, having read all before it, or only for the end (`await`)."""
         return bool(self.waiters or self.done_waiters)
 
     async def wait_for_reader(self) -> None:
-        """Wait until a reader has read everything, or the stream has ended.
+        """Wait until a reader waits for the next piece or for the end, or until the stream has ended.
 
         Meanwhile this task does not keep the context open.
         """
@@ -179,7 +179,7 @@ class StreamCell(Cell[W], Generic[P, W]):
                 context.unpark(task)
 
     def wake_pump(self) -> None:
-        """Wake an on-demand pump, because a reader has read everything; do nothing if it does not wait."""
+        """Wake an on-demand pump, because a reader waits; do nothing if the pump does not wait for a reader."""
         if self.request is not None and not self.request.done():
             self.request.set_result(None)
 
@@ -222,7 +222,10 @@ class StreamCell(Cell[W], Generic[P, W]):
             self.kept_promise = promise
 
     def call_in_loop(self, stop: Callable[[], object]) -> None:
-        """Call `stop` if there is a task to stop: at once if its loop runs in this thread, else in its next step."""
+        """Call `stop` if there is a task to stop: at once if the task's loop runs in this thread.
+
+        Otherwise, the loop calls it in its next step.
+        """
         task, context = self.task, self.context
         if task is None or context is None or self.done:
             return
@@ -236,7 +239,7 @@ class StreamCell(Cell[W], Generic[P, W]):
     async def read(self, promise: object) -> AsyncIterator[Any]:
         """Yield all pieces from the first one on, each as soon as it has come; at the end, raise the failure, if any.
 
-        For `start_reader`: the first `yield` gives no piece.
+        The first `yield` gives `promise` instead of a piece: `start_reader` takes it, before readers get the generator.
 
         Args:
             promise: the promise of this cell, which is kept alive as long as the generator.
@@ -278,9 +281,9 @@ class StreamCell(Cell[W], Generic[P, W]):
         self.result()  # raises what it failed with
 
     async def read_batches(self, promise: object) -> AsyncIterator[Any]:
-        """Yield lists of the pieces that have come since the last list, at once or when there are some.
+        """Yield lists of the pieces that have come since the last list; wait if there are none.
 
-        Otherwise like `read`.
+        At the end, raise the failure, if any. As in `read`, the first `yield` gives `promise` instead.
         """
         yield promise
         pieces, position = self.pieces, 0
@@ -316,14 +319,14 @@ class PumpPauses(Pauses):
         self._most_ahead = most_ahead
 
     def look(self, *, woken: bool = False) -> int:
-        """Look at the clock as any other one does; on demand, return 0."""
+        """Return the number of pieces until the next look at the clock, or 0 for a pause; on demand, return 0."""
         left = Pauses.look(self, woken=woken)
         return 0 if self._cell.on_demand else left
 
     async def pause(self) -> int:
         """Let other tasks run, and return the number of pieces until the next look.
 
-        On demand, it is 1 again when no reader takes the pieces of the last turn within a step of the loop.
+        On demand, go on only when a reader waits. If none waits after one step of the loop, the number is 1 again.
         """
         await asyncio.sleep(0)
         if self._cell.on_demand:
@@ -337,7 +340,7 @@ class PumpPauses(Pauses):
 
 
 def start_reader(pieces: AsyncIterator[P]) -> AsyncIterator[P]:
-    """Return an async generator for a reader, without what its first `yield` gives.
+    """Run an async generator to its first `yield`, drop what that gives, and return the generator for a reader.
 
     A program that drops the generator (`break`) ends it at once, and so releases the promise that it holds. With
     asyncio's hooks, which are set aside for the first `yield`, a task would close it some steps later.

@@ -312,7 +312,7 @@ def encode(value: Any) -> Any:
     """Return `value` as JSON types, from which `decode` makes an equal value.
 
     Args:
-        value: a value that a field of a message may hold; lists, dicts and sets count as their immutable kin.
+        value: a value that a field of a message may hold; lists, dicts and sets are frozen first, as in a message.
 
     Raises:
         FreezeError: a part of it is of a type that no message can hold.
@@ -442,10 +442,10 @@ def _raise_with_place(where: str) -> Iterator[None]:
 
 
 def _decode(value: Any, level: int, limit: int) -> Any:
-    """Return a decoded value that is `level` deep, frozen; containers at `limit` are too deep.
+    """Return a value decoded and frozen. The value is inside of `level` containers; at `limit`, one nests too deep.
 
     An object of an unknown class becomes one of `FROZEN_CLASSES.unknown`. Raise `_Malformed` or `ValueError` for a
-    value that is no dump.
+    value that is no dump, and `FreezeError` for one that nests too deep.
     """
     kind = type(value)
     if kind is dict:
@@ -601,7 +601,7 @@ _PATHS: Final[dict[str, type[PurePath]]] = {
 
 
 def _load_path(content: Any) -> PurePath:
-    """Return the path of an array of its kind and its text; raise an error for an unknown kind."""
+    """Return the path of an array `[class name, text]`; raise an error for other contents or an unknown class."""
     kind, path = _expect_strings(content, 2)
     return _PATHS[kind](path)
 
