@@ -54,7 +54,7 @@ class MiniAgent(Generic[P, M_co]):
     """
 
     _stands_for: MiniAgent[..., Any] | None = None
-    """Agent that this one calls with its own arguments, elsewhere or once; None for the agent of a function."""
+    """Agent that this one calls with its own arguments (in another process, or only once); None if it calls none."""
 
     def __init__(
         self,
@@ -341,7 +341,7 @@ def _check_alias(alias: str) -> str:
 
 
 def _check_function(function: Any) -> None:
-    """Raise `TypeError` with the right spelling for an object that cannot be the function of an agent."""
+    """Raise `TypeError`, with what to write instead, for an object that cannot be the function of an agent."""
     if isinstance(function, MiniAgent):
         raise TypeError("An agent must be an async function, no agent: write `agent.fork(...)`, not `miniagent(agent)`")
     if inspect.isasyncgenfunction(function):
@@ -357,7 +357,10 @@ def _check_function(function: Any) -> None:
 
 
 def _check_no_method(function: Any, first: str) -> None:
-    """Raise `TypeError` for a function with the `first` parameter self that is defined in the body of a class."""
+    """Raise `TypeError` for a method: a function in the body of a class whose first parameter has the name `self`.
+
+    `first` is the name of the function's first parameter.
+    """
     owner, _, name = getattr(function, "__qualname__", "").rpartition(".")
     if first == "self" and owner and not owner.endswith("<locals>"):
         raise TypeError(

@@ -180,7 +180,11 @@ class InteractionContext(_CallScope, CountedCall):
 
     @property
     def errors_as_messages(self) -> bool:
-        """True if an error becomes an `ErrorMessage` among the replies; after them, raise `AppenderClosedError`."""
+        """True if an error becomes an `ErrorMessage` among the replies.
+
+        Raises:
+            AppenderClosedError: the replies have ended.
+        """
         return self._open_replies().errors_as_messages
 
     # --- replying
@@ -512,7 +516,8 @@ class AgentsContext(PromisingContext, CountedRun):
 class _AwaitedCell(Cell[Any]):
     """Cell of an awaitable that an agent waits for.
 
-    A coroutine is the body of the cell's task: cancelled before its first step, it is closed instead of never awaited.
+    The cell's task runs a coroutine directly: cancelled before its first step, the coroutine is closed, without
+    Python's warning that it was never awaited.
     """
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:

@@ -75,10 +75,11 @@ class MessagePersister:
         return bool(self._waiting)
 
     async def persist(self, messages: Iterable[Message]) -> None:
-        """Return when the handler has stored these messages, in this call or in a call by another task.
+        """Give these messages to the handler, and return when it has stored them.
 
-        The other waiting messages are stored, too, unless the handler is running: it may have a part of them. A call
-        from within the handler does not wait for that batch.
+        For messages that a running call of the handler has, wait for that call. If no call is running, the other
+        waiting messages are stored, too; otherwise they wait, because the running call may have messages inside them.
+        Code that the handler runs does not wait for the handler's own call.
 
         Raises:
             Exception: the error of the handler.
@@ -105,7 +106,7 @@ class MessagePersister:
     async def _call_handler(self, messages: dict[int, Message]) -> None:
         """Call the handler with messages, given by their keys, and mark them as persisted by it.
 
-        Do nothing without any.
+        Do nothing if there are no messages.
 
         If the handler fails or is cancelled, queue the messages again as the first ones, and raise its error.
         """

@@ -28,8 +28,8 @@ class ReplyCell(SequenceCell):
     def add(self, pieces: list[Any]) -> None:
         """Append messages and sequences in order to the replies; drop them if no reader can reach the replies.
 
-        With `errors_as_messages`, a message that may fail is followed by its error, also one of an async iterable.
-        Replies of other agents say themselves how they show errors.
+        With `errors_as_messages`, a message that fails is followed by an `ErrorMessage`, also one of an async iterable.
+        Replies of another agent stay as they are: the call of that agent says how they show errors.
         """
         if self.is_abandoned:
             return
@@ -40,7 +40,8 @@ class ReplyCell(SequenceCell):
     def add_out_of_order(self, pieces: list[Any]) -> None:
         """Append messages at once, and those of a sequence as they come; drop all if no reader can reach them.
 
-        With `errors_as_messages`, each unfinished piece becomes a sequence in which errors are messages.
+        With `errors_as_messages`, each sequence, and each message that may fail, becomes a sequence in which errors are
+        messages.
         """
         if self.is_abandoned:
             return

@@ -34,14 +34,14 @@ _STEPS_BEFORE_HANDLER = 5
 
 
 class _InterruptibleMain(Generic[T]):
-    """Awaitable of the main coroutine that throws an interrupt into it, in place of the cancellation for it."""
+    """Awaitable that runs the main coroutine, and throws an interrupt into it in place of a `CancelledError`."""
 
     def __init__(self, awaitable: Awaitable[T], runner: Runner[T]) -> None:
         self._awaitable = awaitable
         self._runner = runner
 
     def __await__(self) -> Generator[Any, Any, T]:
-        """Run the main coroutine and return its result; close its steps at the end."""
+        """Run the main coroutine and return its result; close the iterator of its steps at the end."""
         steps = self._awaitable.__await__()
         try:
             return (yield from self._run(steps))
@@ -51,7 +51,7 @@ class _InterruptibleMain(Generic[T]):
     def _run(self, steps: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         """Drive the steps of the main coroutine; throw an interrupt into it in place of its next step.
 
-        Before the throw, tasks of groups in which the coroutine waits are cancelled, and have ended.
+        Before the throw, cancel the tasks of the task groups in which the coroutine waits, and wait for their ends.
         """
         step = steps.__next__
         while True:
@@ -153,7 +153,7 @@ class Runner(Generic[T]):
     def _interrupt_main(self, interrupt: BaseException) -> None:
         """Cancel the main coroutine for an interrupt, which it gets instead of the cancellation.
 
-        Do nothing after the first.
+        Do nothing for a second interrupt.
         """
         if not self._main_interrupted:
             self._pending_interrupt = interrupt
@@ -225,7 +225,7 @@ class _CaughtSignal:
 
     Args:
         number: the signal.
-        handler: called in the loop; False lets the signal have its former effect.
+        handler: called in the loop; if it returns False, the signal has its former effect.
     """
 
     def __init__(self, number: int, handler: Callable[[], object]) -> None:
@@ -237,10 +237,11 @@ class _CaughtSignal:
         self.is_active = True
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Call the handler some steps later, in the loop.
+        """Let the loop call the handler some steps later.
 
-        Pass the signal on at once if the loop has not come to that since the last signal, or will not come to it. Pass
-        a SIGTERM after another signal on twice: then it waits for no clean-up.
+        Pass the signal on at once if the loop has not called the handler for the last signal yet, or has been closed,
+        or if the `with` block of `catch_signal` has ended. Pass on a SIGTERM twice if another signal came before: the
+        run then waits for no clean-up.
         """
         if not self.is_active or self._steps_left or self._loop.is_closed():
             self._pass_on(number, frame)
@@ -254,9 +255,9 @@ class _CaughtSignal:
         self._loop.call_soon_threadsafe(self._step, number)
 
     def _step(self, number: int) -> None:
-        """Wait for a further step of the loop, or call the handler.
+        """Count a step of the loop, and call the handler after the last one.
 
-        Pass the signal on if it returns False or has been left.
+        Pass the signal on if the handler returns False, or if the `with` block of `catch_signal` has ended.
         """
         self._steps_left -= 1
         if self._steps_left:
@@ -277,9 +278,9 @@ class _CaughtSignal:
 
 @contextmanager
 def catch_signal(number: int, handler: Callable[[], object]) -> Iterator[None]:
-    """Call `handler` in the loop at a signal until the `with` block ends; False lets the signal have its former effect.
+    """Call `handler` in the loop when the signal `number` comes during the `with` block.
 
-    Outside the main thread, do nothing.
+    If `handler` returns False, the signal has its former effect. Outside the main thread, do nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

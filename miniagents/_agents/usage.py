@@ -211,9 +211,10 @@ class UsageTotals:
         return copied
 
     def rows(self) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-        """Return the numbers by the aliases from the sender of the requests up to the agent of these totals.
+        """Return the numbers of each path: pairs of a path of aliases and its numbers, as `add_row` takes them.
 
-        Each row is for `add_row` of totals in another process.
+        A path has the aliases from the sender of the requests up to the agent of these totals. `add_row` adds the
+        numbers to totals in another process.
         """
         names = ("requests", "unknown", *_COUNTS, "cost")
         return [
@@ -246,7 +247,7 @@ class UsageTotals:
             self._unpriced.setdefault(key, array("q")).extend(numbers)
 
     def begin(self, path: tuple[str, ...]) -> None:
-        """Count a request that begins, in these totals and in those of the agents of this path."""
+        """Count a request that begins, in these totals and in the totals of this path of aliases."""
         self.requests += 1
         totals = self._by_path.get(path)
         if totals is None:
@@ -254,7 +255,7 @@ class UsageTotals:
         totals.requests += 1
 
     def end(self, path: tuple[str, ...], request: EndedRequest) -> None:
-        """Count what a request of this path took, which was counted when it began."""
+        """Add what an ended request took to these totals and to the totals of its path; `begin` has counted it."""
         self._add(request)
         self._by_path[path]._add(request)
 

@@ -57,14 +57,14 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallReady:
-    """A whole call of a tool, of an answer that the provider has called complete. The answer is not asked for again."""
+    """A whole call of a tool. It comes when the provider has called the answer complete: no other try replaces it."""
 
     call: ToolCall
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFinished:
-    """The end of a message, which is there now."""
+    """The end of the events of a message, with the whole message."""
 
     message: Message
 
@@ -86,8 +86,8 @@ _set_text: Final = TextDelta.__dict__["text"].__set__
 async def read_events(cell: MessageCell, promise: object) -> AsyncIterator[Any]:
     """Yield all events of a message in the order of their arrival, from the first one on.
 
-    At the end, yield `AnswerFinished` with the message, or raise its failure. For `start_reader`: the first `yield`
-    gives no event.
+    At the end, yield `AnswerFinished` with the message, or raise its failure. The first `yield` gives `promise` instead
+    of an event: `start_reader` takes it, before readers get the generator.
 
     Args:
         cell: the state of the message.

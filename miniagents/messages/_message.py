@@ -421,9 +421,9 @@ class MessageCell(StreamCell[str, Message]):
         return message
 
     def check(self, piece: Any) -> str:
-        """Return a token, also of a subclass of str.
+        """Return a token as it is: a str, or a value of a subclass of str.
 
-        Keep an event, wake the tasks that wait for events, and return `KEPT_ELSEWHERE`.
+        Add an event to `events`, wake the tasks that wait for events, and return `KEPT_ELSEWHERE`.
 
         Raises:
             TypeError: the piece is neither a token nor an event.
@@ -479,9 +479,10 @@ class MessageCell(StreamCell[str, Message]):
                 self.event_waiters.discard(future)
 
     async def read_batches_for_events(self) -> AsyncIterator[list[str]]:
-        """Yield lists of tokens like `read_batches`, and an empty list after an event; at the end, raise a failure.
+        """Yield lists of the tokens that have come since the last list; a list is empty if only events have come.
 
-        A cell that streams these tokens again shares the list of events.
+        At the end, raise the failure, if any. It is for a cell that streams these tokens again, and shares the list of
+        events.
         """
         position, events = 0, 0
         while True:
@@ -612,7 +613,7 @@ class MessagePromise(StreamedPromise[str, M_co]):
 
     @classmethod
     def of_error(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
-        """Return a failed promise; `observed` says that the error is reported elsewhere."""
+        """Return a failed promise; with `observed`, its error is not reported as one that no reader observed."""
         cell = MessageCell(cls)
         cell.observed = observed
         cell.fail(error)

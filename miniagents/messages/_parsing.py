@@ -1,7 +1,7 @@
 """Types of outputs: the value that the text of a message stands for, as JSON of a type that pydantic knows.
 
-A model's output is always a JSON object. A type of other values, such as `list[int]`, is put around with
-`{"value": ...}`, and read with or without it. Independent of models.
+A model's output is always a JSON object. A value of any other type, such as `list[int]`, is asked for inside of
+`{"value": ...}`, and read with or without this wrapper. Independent of models.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class OutputType:
         return schema
 
     def read(self, text: str) -> Any:
-        """Return the value of a text.
+        """Return the value of a JSON text, with or without the wrapper `{"value": ...}`.
 
         Raises:
             OutputInvalidError: the text is no JSON, or no JSON of this type.

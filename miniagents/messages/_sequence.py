@@ -123,7 +123,10 @@ class MessageSequencePromise(SequencePromise[MessagePromise[M_co], tuple[M_co, .
 
     @classmethod
     def failed_leaf(cls, error: BaseException, *, observed: bool = False) -> MessagePromise:
-        """Return a failed promise, in place of a message; with `observed`, its error is reported elsewhere."""
+        """Return a failed promise in place of a message.
+
+        With `observed`, its error is not reported as one that no reader observed.
+        """
         return MessagePromise.of_error(error, observed=observed)
 
 
@@ -190,10 +193,10 @@ def join_sequence(
     metadata: Mapping[str, Any],
     without_tools: bool = False,
 ) -> MessagePromise:
-    """Return one message promise with the tokens of all messages; see `miniagents.messages._text.join_messages`.
+    """Return one message promise with the tokens of all messages, and `delimiter` between two messages.
 
-    Strip leading newlines of each message. Fields of later messages win, and `metadata` wins over all. An error among
-    the messages ends the joined message and counts as observed.
+    The arguments are those of `miniagents.messages._text.join_messages`. Fields of later messages win, and `metadata`
+    wins over all. An error among the messages ends the joined message and counts as observed.
 
     With `without_tools`, leave out results of tools, and answers with calls of tools.
     """

@@ -68,10 +68,10 @@ def split_messages(
 ) -> MessageSequencePromise:
     """Split messages into their parts, each a message that streams before the next part has arrived.
 
-    The parts are the same for any cut of the text into tokens. Each part has the fields that were known of its message
-    when the part began (all fields, if the message was no stream). `part_index` is its number in the sequence, from 0,
-    and `separator` the text before it. The last part of a message has the text after it in `end_separator`. Empty parts
-    are dropped. So the separators and the contents of the parts, one after the other, are the text again.
+    The parts do not depend on how the text is divided into tokens. Each part has the fields that were known of its
+    message when the part began (all fields, if the message was no stream). `part_index` is its number in the sequence,
+    from 0, and `separator` the text before it. The last part of a message has the text after it in `end_separator`.
+    Empty parts are dropped. So the separators and the contents of the parts, one after the other, are the text again.
 
     A part is resolved when the next one begins. An error comes after the text before it, as the end of the part in
     which it happened; parts of later messages still come.
@@ -115,7 +115,7 @@ class _PartCell(MessageCell):
         self.call_in_loop(self._stop_unread)
 
     def notify_settled(self, result: Any) -> None:
-        """Release the splitting task when this part has ended, and wake the readers of this part."""
+        """Drop the reference to the splitting task, because this part has ended, and wake the readers of this part."""
         self.task = None
         super().notify_settled(result)
 
@@ -254,7 +254,7 @@ class _PartsCell(SequenceCell):
             part.fail(error)
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """End the growing part as cancelled if the splitting was stopped."""
+        """Settle the sequence when the splitting task has ended; a part that is still growing ends as cancelled."""
         part, self.growing_part = self.growing_part, None
         if part is not None:
             part.settle_as_cancelled()
@@ -286,8 +286,8 @@ class TextSplitter:
     2. The delimiter ends a part. It matches leftmost, without overlap.
     3. One line break right before or right after a block is a separator as well.
 
-    All pieces together, in the order in which they are returned, are the whole text. They make the same parts for any
-    cut of the text into tokens. Time is linear in the length of the text. The splitter holds back
+    All pieces together, in the order in which they are returned, are the whole text. The parts that they make do not
+    depend on how the text is divided into tokens. Time is linear in the length of the text. The splitter holds back
     `len(delimiter) - 1` characters at most, or as many as may be the fence at the start of a line.
 
     Args:
@@ -323,7 +323,7 @@ class TextSplitter:
         self._separator = re.compile("|".join(separators))
 
     def is_plain(self, token: str) -> bool:
-        """Return True if a token only continues the current part, for any text after it; it need not be fed then."""
+        """Return True if a token only continues the current part, for any text after it. It needs no call of `feed`."""
         return self._special_now is not None and self._special_now.isdisjoint(token)
 
     def feed(self, token: str) -> list[tuple[bool, str]]:
@@ -355,9 +355,9 @@ class TextSplitter:
         return found
 
     def _find_special_characters(self) -> frozenset[str] | None:
-        """Return the characters without which a token continues the current part; None if all tokens must be read.
+        """Return the characters that may end the current part: a token with none of them continues it.
 
-        In a line of a block that is the line break alone.
+        In a line of a block, that is the line break alone. Return None if each token must be scanned.
         """
         if self._opening_length:
             return _LINE_BREAK if self._run_length == _PAST_LINE_START else None
