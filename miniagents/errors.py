@@ -229,8 +229,8 @@ class PromiseCancelledError(MiniAgentsError):
 class DeadlockError(MiniAgentsError):
     """Error of a ring of waits that no other task can end; its text names the agents and tasks in order.
 
-    It is raised in one wait of the ring. Readers of sequences that were sent into each other get it as well. Take one
-    wait out of the ring, or finish the call or close the appender that the ring waits for.
+    It is raised in one wait of the ring. Readers of sequences that were sent into each other get it as well. Remove one
+    wait of the ring, or finish the call or close the appender that the ring waits for.
     """
 
 
@@ -275,7 +275,7 @@ class MissingExtraError(MiniAgentsError, ImportError):
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingExtraError:
-        """Return the error for a package that is not installed, and that an extra has."""
+        """Return the error for a package that is not installed; `extra` is the extra of MiniAgents that has it."""
         return cls(f"{package!r} is not installed. Install it with: {install_line(extra)}")
 
 
@@ -296,7 +296,7 @@ class TooManyRoundsError(MiniAgentsError):
 class OutputInvalidError(MiniAgentsError):
     """Error of an answer that is not the output which was asked for; `partial` is the answer, with its whole text.
 
-    The answer was refused, filtered or cut, or its text is no JSON of the type. To ask again, send the conversation
+    The answer was refused, filtered or cut off, or its text is no JSON of the type. To ask again, send the conversation
     with `error.partial` and the text of the error.
 
     Args:

@@ -152,8 +152,9 @@ class MiniAgents(AgentsContext):
         """Return a context manager in which `handler` gets a signal, in place of its usual effect on the run.
 
         The handler is called without arguments in the event loop, after what was typed before the signal was read. If
-        it returns False, the signal has its usual effect. If the loop is blocked, the next signal has it. A second
-        SIGTERM ends the run at once. Outside of the main thread nothing is caught.
+        it returns False, the signal has its usual effect. If the event loop is blocked, so that the handler was not
+        called yet, the next signal has its usual effect, too. A second SIGTERM ends the run at once. Outside of the
+        main thread nothing is caught.
 
         Args:
             signum: the signal, such as `signal.SIGINT` for Ctrl-C.

@@ -69,7 +69,7 @@ class Operation:
     on_event: Callable[[MessageEvent], object] | None
     """Function that gets the other events of an answer, such as `ReasoningDelta` or `AnswerRestarted`; set likewise."""
     redact: Callable[[str], str]
-    """Function that takes the secrets of the request out of a text, such as that of an error.
+    """Function that replaces the secrets of the request in a text, such as that of an error.
 
     An agent call knows no secret: its function returns the text as it is.
     """
@@ -240,9 +240,9 @@ class Observation:
         observers: the observers of the run.
         kind: the kind of the operation.
         name: its name, see `Operation`.
-        redact: function that takes secrets out of a text.
-        agent: the observation of the agent that this operation works for. That one ends with this one at the earliest,
-            and fails with it.
+        redact: function that replaces secrets in a text.
+        agent: the observation of the agent that this operation works for. It does not end before this observation, and
+            fails with it.
     """
 
     __slots__ = (
@@ -350,7 +350,7 @@ class Observation:
         self.end(None, _last_reply(replies), in_its_task=True)
 
     async def stream(self, cell: MessageCell, source: Callable[[], AsyncIterable[Any]]) -> AsyncGenerator[Any]:
-        """Yield what a source yields, tell the observers of it, and end the operation with the source.
+        """Yield what a source yields, give it to the observers' functions, and end the operation with the source.
 
         Args:
             cell: the state of the message that the source streams.
@@ -451,7 +451,7 @@ def observe_part(ctx: InteractionContext, kind: Kind, name: str, redact: Callabl
         ctx: the context of the agent's call.
         kind: the kind of the operation.
         name: its name, see `Operation`.
-        redact: function that takes secrets out of a text.
+        redact: function that replaces secrets in a text.
     """
     return Observation(ctx.run_context.observers, kind, name, redact, ctx.observation)
 

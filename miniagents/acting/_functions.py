@@ -4,7 +4,7 @@ Pydantic makes a JSON schema and a validator of the signature. The validator is 
 argument without a parameter is refused.
 
 An async function is awaited, an async generator is read while it yields, any other function runs in a thread of its
-own. The text of a value is the value itself if it is a text, else its JSON. Independent of models and of the loop.
+own. The text of a value is the value itself if it is a text, else its JSON. Independent of models and the tool loop.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ T = TypeVar("T")
 async def run_function(
     function: Callable[..., Any], arguments: dict[str, Any], name: str
 ) -> AsyncGenerator[str | tuple[Any, ...]]:
-    """Call a function, and yield its result as text: at once, or piece by piece if it yields values or returns replies.
+    """Call a function, and yield its result as text: in pieces for an async iterable or replies, else in one piece.
 
     A message whose content is a list of parts is yielded as the tuple of these. Errors of the function are raised after
     the text so far.
@@ -262,7 +262,7 @@ async def run_function(
 
 
 async def stream_replies(replies: MessageSequencePromise) -> AsyncGenerator[str | tuple[Any, ...]]:
-    """Yield the text of replies while they come, without calls of tools and their results."""
+    """Yield the text of replies while they come; leave out answers with calls of tools, and results of tools."""
     async for batch in replies.as_single_text_promise(reference_original_messages=False).batches():
         for token in batch:
             yield token

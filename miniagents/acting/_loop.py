@@ -1,4 +1,4 @@
-"""The loop of a model that calls tools: ask, run the calls, and ask again with their results.
+"""The tool loop: ask a model, run the tools that it calls, and ask again with their results.
 
 `run_loop` is the same for all providers and for scripted models. A provider's agent gives it a function that asks the
 model and returns the promise of the answer. Independent of requests and of prompts.
@@ -76,16 +76,16 @@ _NEVER_TOLD = (
     UsageUnknownError,
     PromiseCancelledError,
 )
-"""Exceptions of tools that end the loop and never become results: the model can do nothing about them."""
+"""Exceptions of tools that end the tool loop and never become results: the model can do nothing about them."""
 
 _Prepared = Union["tuple[Tool, dict[str, Any]]", Exception]
 """The tool and the arguments of a call, or the error why the call cannot run."""
 
 _FOREIGN = "its tools are the caller's to run"
-"""Reason for which a loop ends without an output, if the model has called tools that were given as dicts."""
+"""Reason for which the tool loop ends without an output, if the model has called tools that were given as dicts."""
 
 _NOT_RUN = ("content_filter", "refusal")
-"""Reasons for the end of an answer after which its calls do not run, and the loop ends."""
+"""Reasons for the end of an answer after which its calls do not run, and the tool loop ends."""
 
 _CUT = (
     "The call did not run: the answer has reached its length limit, and the arguments may be cut. "
@@ -99,20 +99,20 @@ class _RefusedError(ToolError):
 
 @dataclass(slots=True, kw_only=True)
 class LoopSettings:
-    """Settings of a loop, and the redaction of error texts."""
+    """Settings of a tool loop, and the redaction of error texts."""
 
     toolset: Toolset
     max_rounds: int
     """The highest number of answers whose calls are run."""
     tells_errors: bool
-    """True if exceptions of tools become results; False if they end the loop."""
+    """True if exceptions of tools become results; False if they end the tool loop."""
     output: Output | None
     """The output that the final answer is asked to be."""
     redact: Callable[[str], str]
-    """Function that takes secrets out of the text of an error."""
+    """Function that replaces secrets in the text of an error."""
 
     def is_final(self, fields: Mapping[str, Any]) -> bool:
-        """Return True if an answer with these fields ends the loop, so that it has to be the output."""
+        """Return True if an answer with these fields ends the tool loop, so that it has to be the output."""
         return not (self.toolset and fields.get("tool_calls")) or fields.get("finish_reason") in _NOT_RUN
 
     def check_output(self, text: str, fields: Mapping[str, Any]) -> None:
@@ -124,7 +124,10 @@ class LoopSettings:
             self.output.check(text, fields)
 
     def require_output(self, reason: str, message: Message | None) -> None:
-        """Raise `OutputInvalidError` for `reason` if an output was asked for: the loop ends with `message` instead."""
+        """Raise `OutputInvalidError` for `reason` if an output was asked for: the tool loop ends without one.
+
+        The last message instead is `message`, which becomes the `partial` of the error.
+        """
         if self.output is not None:
             raise self.output.missing(reason, message)
 
@@ -132,7 +135,7 @@ class LoopSettings:
 async def run_loop(ctx: InteractionContext, ask: Ask, settings: LoopSettings) -> None:
     """Reply the answers of a model and the results of its calls, until an answer has no call that this loop runs.
 
-    A failed answer, or an exception that is let through, stands in its place among the replies, and ends the loop.
+    A failed answer, or an exception that is let through, stands in its place among the replies, and ends the tool loop.
 
     Raises:
         TooManyRoundsError: more than `max_rounds` answers had calls.
@@ -191,7 +194,7 @@ async def _go_on(
 ) -> bool:
     """Add the results of an answer's calls to the conversation; return True if the model is to be asked again.
 
-    It is not asked after a handoff, which is carried out here, and if the caller has calls to answer.
+    It is not asked after a handoff, which is carried out here, nor if the caller has calls to answer.
 
     Raises:
         OutputInvalidError: an output was asked for, and the model is not asked again.
@@ -213,7 +216,7 @@ class _Calls:
 
     Args:
         ctx: the context of the model's agent, which replies the results.
-        settings: the settings of the loop.
+        settings: the settings of the tool loop.
         run: False if the answer is one too many, so that no call of it runs.
     """
 
@@ -221,9 +224,9 @@ class _Calls:
         self.handoff: tuple[Handoff, dict[str, Any]] | None = None
         """The handoff that the answer asks for, with its arguments."""
         self.are_own = False
-        """True if a call is for the loop."""
+        """True if the tool loop answers at least one of the calls."""
         self.are_foreign = False
-        """True if a call is for the caller, because its tool was given as a dict."""
+        """True if the caller has to answer at least one of the calls, because its tool was given as a dict."""
         self._ctx = ctx
         self.settings = settings
         self._run = run
@@ -453,9 +456,9 @@ async def _deadline(tool: Tool) -> AsyncIterator[None]:
 async def _hand_over(
     ctx: InteractionContext, conversation: list[Message], tool: Handoff, arguments: dict[str, Any]
 ) -> MessagePromise | None:
-    """Send all messages so far to the agent of a handoff, and reply its replies; cancel it if this is cancelled.
+    """Send all messages so far to the agent of a handoff, reply its replies, and return the last one, or None.
 
-    Return the last of its replies; None if there is none.
+    If the calling task is cancelled meanwhile, cancel that agent.
     """
     replies = tool.agent.trigger(conversation, **arguments)
     ctx.reply(replies)
@@ -483,7 +486,7 @@ def _too_many_rounds(ctx: InteractionContext, settings: LoopSettings, answer: Me
 
 
 _NO_DECISION = "the conversation went on without an approval"
-"""Reason of a refusal by any other message."""
+"""Reason of a refusal by a message that is no decision."""
 
 
 async def ask_for_approval(approver: MiniAgent[Any], question: PendingApproval) -> Approval | None:
@@ -515,7 +518,7 @@ class WaitingCalls(NamedTuple):
 
 
 def find_waiting_calls(conversation: Sequence[Message]) -> WaitingCalls | None:
-    """Return the calls that have a question or a decision and no result; None if there are none.
+    """Return the calls of the last answer with calls that have a question or a decision, but no result; None if none.
 
     A refusal wins over an approval. Any other message is a refusal, too, unless an approval comes after it. A call is
     not returned if such a message comes after its approval: it may have run.
@@ -543,10 +546,10 @@ def find_waiting_calls(conversation: Sequence[Message]) -> WaitingCalls | None:
 
 
 def _check_addressee(ctx: InteractionContext, waiting: WaitingCalls, toolset: Toolset) -> None:
-    """Raise `ValueError` for a decision that another agent has asked for, on a call of a tool that this agent has not.
+    """Raise `ValueError` for a decision on another agent's question, about a tool that this agent does not have.
 
-    After a handoff, the agent that took over asks, and the decision is for that agent. A decision that the conversation
-    has gone on after is no error.
+    After a handoff, the agent that took over asks, and the decision is for that agent. A decision is no error if the
+    conversation went on after it.
     """
     own = ctx.this_agent.alias
     newest = takewhile(lambda message: not _is_other(message), reversed(waiting.later))
@@ -602,7 +605,7 @@ def _decision_among(messages: Sequence[Message], question: PendingApproval) -> A
 def _is_other(message: Message) -> bool:
     """Return True if a message continues a conversation without a decision.
 
-    Parts of approvals, errors, results of tools and instructions do not.
+    Questions and decisions, errors, results of tools and instructions do not.
     """
     return not isinstance(message, (Approval, PendingApproval, ErrorMessage)) and message.role not in (
         "tool",

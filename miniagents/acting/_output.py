@@ -2,7 +2,7 @@
 
 The schema is strict: the subset of JSON Schema by which OpenAI and Anthropic hold a model to an output. In it each
 property is required, each object is closed, and each value has a type. Limits that an API does not enforce become words
-of the description. Independent of providers, requests and the loop.
+of the description. Independent of providers, requests and the tool loop.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Output:
             fields: its other fields, see `AssistantMessage`.
 
         Raises:
-            OutputInvalidError: the answer was refused, filtered or cut, or its text is no valid output.
+            OutputInvalidError: the answer was refused, filtered or cut off, or its text is no valid output.
         """
         reason = "refusal" if fields.get("refusal") else fields.get("finish_reason")
         if reason in _REASONS:
@@ -111,7 +111,7 @@ class Output:
         self.type.read(text)
 
     def missing(self, reason: str, message: Message | None) -> OutputInvalidError:
-        """Return the error of a loop that ends without a final answer for this `reason`; its `partial` is `message`."""
+        """Return the error of a tool loop that ends without an output for this `reason`; its `partial` is `message`."""
         error = OutputInvalidError(f"there is no {self.name}: {reason}")
         error.partial = message
         return error
@@ -137,7 +137,7 @@ def make_strict(schema: Mapping[str, Any], name: str, is_enforced: IsEnforced) -
     Args:
         schema: a schema as pydantic writes it, with an object at its root.
         name: the name of the output, for error texts.
-        is_enforced: keywords that stay; other limits are described in words, for the model.
+        is_enforced: function that says which keywords stay; other limits are described in words, for the model.
 
     Raises:
         TypeError: a part of the schema has no strict form; the text names the field.

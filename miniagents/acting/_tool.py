@@ -87,7 +87,7 @@ class Tool(ABC):
 
     @abstractmethod
     def run(self, call: ToolCall, arguments: dict[str, Any]) -> AsyncGenerator[str | tuple[Any, ...]]:
-        """Run the tool, and yield the text of its result in pieces; a result of other parts is a tuple of them.
+        """Run the tool, and yield the text of its result in pieces; yield a list of content parts as one tuple.
 
         Closing the generator stops the work.
         """
@@ -175,7 +175,7 @@ class AgentTool(_SignedTool):
 
 
 class Handoff(_SignedTool):
-    """A tool whose call hands the conversation over to an agent and ends the loop."""
+    """A tool whose call hands the conversation over to an agent and ends the tool loop."""
 
     def __init__(self, agent: MiniAgent[Any]) -> None:
         own = agent.alias.lower()
@@ -185,7 +185,7 @@ class Handoff(_SignedTool):
         self.agent = agent
 
     async def run(self, call: ToolCall, arguments: dict[str, Any]) -> AsyncGenerator[str | tuple[Any, ...]]:
-        """Yield the result of the call; the loop hands over after it."""
+        """Yield the result of the call; the tool loop hands over after it."""
         yield f"The conversation goes on with {self.agent.alias.lower()}."
 
 
@@ -227,8 +227,8 @@ def tool(
 def handoff(agent: MiniAgent[Any], /) -> Tool:
     """Return a tool with which a model hands the conversation over to an agent.
 
-    Its call ends the model's loop: the other calls of the same answer are answered first, and then the agent is sent
-    all messages so far. Its replies become the last replies.
+    Its call ends the model's tool loop: the other calls of the same answer are answered first. Then the agent is sent
+    all messages so far, and its replies become the last replies.
 
     Args:
         agent: the agent that takes over. Its free parameters are those of the tool.
@@ -242,7 +242,7 @@ def handoff(agent: MiniAgent[Any], /) -> Tool:
 
 
 class Toolset:
-    """The tools of a model, checked: those that the loop runs, and those in a provider's form, which it does not.
+    """The tools of a model, checked: those that the tool loop runs, and dicts in a provider's form, for the caller.
 
     Args:
         items: tools, functions, agents, and dicts.
@@ -256,7 +256,7 @@ class Toolset:
         self._items = [item if isinstance(item, (Tool, Mapping)) else tool(item) for item in items]
         self._written: dict[str, list[Any]] = {}
         self.by_name: dict[str, Tool] = {}
-        """The tools that the loop runs."""
+        """The tools that the tool loop runs."""
         self.foreign_names: set[str] = set()
         """Names of the tools whose calls the caller answers."""
         for item in self._items:
