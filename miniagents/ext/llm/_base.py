@@ -61,9 +61,9 @@ class _RequestLimits:
         )
 
     def slot(self, at_once: int | None) -> AbstractAsyncContextManager[Any]:
-        """Return a context manager that waits for one of `at_once` slots and holds it; None sets no limit.
+        """Return a context manager for one request: it waits until fewer than `at_once` run, and then counts as one.
 
-        Calls in one event loop with the same number share its slots.
+        Requests in one event loop with the same `at_once` count together. None sets no limit.
 
         Raises:
             ValueError: `at_once` is not positive.
@@ -146,10 +146,11 @@ _copies: WeakKeyDictionary[Any, tuple[dict[str, Any], _Client]] = WeakKeyDiction
 
 
 def _without_retries(client: Any) -> _Client:
-    """Return the copy of an SDK's client, which is kept until a setting of the client changes.
+    """Return a copy of an SDK's client that sends no request again, with its address.
 
-    The copy shares the HTTP client. A new copy would ask a thread for the platform before its first request. Return the
-    client itself if a tracer or a test has replaced a method of the object, which a copy would not have.
+    The copy shares the HTTP client, and is kept until a setting of the client changes: a new copy would ask a thread
+    for the platform before its first request. Return the client itself if a tracer or a test has replaced a method of
+    the object, which a copy would not have.
     """
     if has_replaced_methods(client):
         return _Client.of(client)
@@ -335,10 +336,10 @@ class ProviderAdapter(ABC):
     def _with_tool_choice(
         self, request: dict[str, Any], toolset: Toolset, output_tool: OutputTool | None, *, has_results: bool
     ) -> dict[str, Any]:
-        """Return the request with its choice of tools: an output that is a call is forced, unless the user has chosen.
+        """Return the request with its `tool_choice`, which forces the call of `output_tool` if the user gave no choice.
 
-        A choice of the user that forces a call goes out before the loop has results (`has_results`) and not again: it
-        would force a call in each round, and the loop would have no end.
+        A choice of the user that forces a call is sent only until the tool loop has results (`has_results`): it would
+        force a call in each round, and the tool loop would have no end.
         """
         given = request.get("tool_choice")
         forces_output = given is None and output_tool is not None
@@ -394,9 +395,10 @@ class ProviderAdapter(ABC):
         output_mode: str = "schema",
         **request: Any,
     ) -> Awaitable[None] | None:
-        """Reply the promise of one answer, and return None; or return the loop to await for an agent with tools to run.
+        """Reply the promise of one answer, and return None; for an agent with tools to run, return the tool loop.
 
-        The request is sent later, when the tokens of the answer are produced.
+        The caller awaits the tool loop, which replies. The request is sent later, when the tokens of the answer are
+        produced.
         """
         alias = ctx.this_agent.alias
         streamed = _streams_by_default() if stream is None else stream
@@ -486,7 +488,7 @@ class _LLMAgent(MiniAgent[Any]):
 
     def __init__(self, adapter: ProviderAdapter, alias: str, description: str | None, settings: dict[str, Any]) -> None:
         async def call_llm(ctx: InteractionContext, **settings: Any) -> None:
-            """Reply the promise of the answer, or run the loop of an agent with tools."""
+            """Reply the promise of the answer, or run the tool loop of an agent with tools."""
             loop = adapter.reply(ctx, **settings)
             if loop is not None:
                 await loop
@@ -528,7 +530,7 @@ class _LLMAgent(MiniAgent[Any]):
 
 @lru_cache(maxsize=64)
 def _listed_prices(provider: str, url: str) -> ListedPrices:
-    """Return the prices of the list for a base URL."""
+    """Return an object that asks `known_price` for the prices at a base URL, when a program asks for a cost."""
     return ListedPrices(known_price, provider, url)
 
 
@@ -594,7 +596,10 @@ def _parameters_of_method(method: Callable[..., Any]) -> frozenset[str] | None:
 
 @lru_cache(maxsize=64)
 def _parameters_of_function(function: Callable[..., Any]) -> frozenset[str] | None:
-    """Return what `_parameters_of_method` returns; the cache keeps no object of a bound method alive."""
+    """Return the names of the parameters of a function; None if it takes any keyword.
+
+    Methods are given as plain functions, so that the cache keeps no object alive.
+    """
     parameters = inspect.signature(function).parameters
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     return None if takes_any else frozenset(parameters)

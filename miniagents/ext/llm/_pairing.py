@@ -135,8 +135,8 @@ def pair(
     """Return messages and results so that each answer is followed by one result for each of its calls, in their order.
 
     A result goes to the latest answer before it that has a call of its id without a result; other results are left out.
-    A missing result says that the call was stopped. An answer that `broke_off` keeps those of its calls that have a
-    result; without any, it is left out.
+    A call without a result gets one that says that it was stopped. An answer that broke off keeps those of its calls
+    that have a result; without any, it is left out.
 
     Args:
         items: messages and results in the order of the conversation.
@@ -255,11 +255,10 @@ _CALL_TYPES = {"tool_use": "id", "function_call": "call_id", "custom_tool_call":
 
 
 def _own_form(value: Any, calls: list[_Call], kept: list[_Call], is_cut: bool) -> list[Any] | None:
-    """Return blocks or items with the ids of the prompt and without dropped calls.
+    """Return `content_blocks` or `output` of an answer with the ids of the prompt and without dropped calls.
 
-    None if they have other calls or no blocks.
-
-    Of an answer that broke off, only texts, calls, and thinking that is signed are kept.
+    Return None if its calls are not `calls`, or if it is no list of objects. Of an answer that broke off, keep only
+    texts, calls, and thinking that is signed.
     """
     if not isinstance(value, (list, tuple)) or not all(isinstance(block, Mapping) for block in value):
         return None

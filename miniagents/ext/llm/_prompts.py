@@ -214,9 +214,10 @@ def _calls_and_parts(message: Message) -> list[tuple[ToolUse, int | None]]:
 
 
 def _split_results(message: Message, ids: Collection[str]) -> list[Message | ToolResult]:
-    """Split a message into the tool results in it, and one message of its remaining parts; `ids` are those of calls.
+    """Split a message into the tool results in it, and one message of its remaining parts.
 
-    A message without results comes back alone, as it is. A tool message is one result.
+    A message without results comes back alone, as it is. A tool message is one result. `ids` are the ids of the calls
+    before the message.
     """
     ids_of_calls = [value for name in _RESULT_IDS if (value := field_of(message, name)) is not None]
     id_ = str(ids_of_calls[0]) if ids_of_calls else None
@@ -315,9 +316,9 @@ def chat_prompt(messages: Iterable[Message], system: Any = None, *, origin: str 
 
 
 def _take_images(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Take the images out of the message of a result, which may have texts only, and leave a note there.
+    """Remove the images from the message of a result, which may have texts only, and put a note in their place.
 
-    Return the images for a user's message, after a line with the call's id; [] without images.
+    Return a line with the call's id and the images, as parts of a user's message; [] without images.
     """
     images = [part for part in result["content"] if part.get("type") == "image_url"]
     if not images:
@@ -424,7 +425,7 @@ def _responses_image(url: str) -> dict[str, Any]:
 
 
 def _response_items(message: Message, stored: bool, origin: str | None) -> list[dict[str, Any]]:
-    """Convert a message into items of the Responses API; an unedited answer of this origin gives its own items.
+    """Convert a message into items of the Responses API; an unedited answer of this origin gives those of its `output`.
 
     An unknown origin counts as the same. Unless `stored`, reasoning goes only if it is encrypted.
     """
@@ -445,7 +446,10 @@ def _response_items(message: Message, stored: bool, origin: str | None) -> list[
 
 
 def _item_to_send(item: dict[str, Any]) -> dict[str, Any]:
-    """Return an item of an earlier answer unchanged, but with a valid id and valid arguments in a function call."""
+    """Return an item of an earlier answer for the next prompt; only a function call is changed.
+
+    Such a call gets a `call_id`, and `{}` as its arguments if they are no JSON object.
+    """
     if item.get("type") == "function_call":
         return {
             **item,
@@ -521,9 +525,9 @@ def messages_prompt(
 
 
 def _turn_content(item: Message | ToolResult) -> Any:
-    """Return the content of a message or a result for Anthropic's API; an unedited answer gives its own blocks.
+    """Return the content of a message or a result for Anthropic's API, without blank texts.
 
-    An answer of another API gives its text and calls. Blank texts are left out.
+    An unedited answer of this API gives its `content_blocks`, any other answer its text and calls.
     """
     if isinstance(item, ToolResult):
         more = {key: value for key, value in item.more.items() if key != "name"}
@@ -558,7 +562,10 @@ def _messages_image(url: str) -> dict[str, Any]:
 
 
 def _block_to_send(block: dict[str, Any]) -> dict[str, Any]:
-    """Return a block of an earlier answer unchanged; only an input that is no JSON object is replaced."""
+    """Return a block of an earlier answer for the next prompt. Its `input`, if it has one, becomes a JSON object.
+
+    A text is decoded; an `input` that gives no object becomes {}. A block without `input` is unchanged.
+    """
     return {**block, "input": _json_object(block["input"]) or {}} if "input" in block else block
 
 

@@ -106,7 +106,7 @@ def _echo(holder: Outcome | Choice | ToolUse, owner: type[AssistantMessage | Too
 
 
 def _usage(tokens: Tokens | None, raw: dict[str, Any] | None) -> Usage | None:
-    """Convert the numbers of tokens and further fields of a usage; None if the answer has no usage."""
+    """Return a `Usage` with the numbers of tokens and the further fields of `raw`; None if the answer has no usage."""
     if tokens is None:
         return None
     counted = {
@@ -131,7 +131,7 @@ def _tool_calls(calls: tuple[ToolUse, ...]) -> tuple[ToolCall, ...]:
 
 
 def _tool_call(call: ToolUse) -> ToolCall:
-    """Convert a tool call with its further fields, under free names; an empty id or name becomes None."""
+    """Convert a tool call; an empty id or name becomes None, and further fields get the names of `_free_name`."""
     more: dict[str, Any] = {} if call.type == "function" else {"type": call.type}
     if call.fields:
         more["echo"] = _echo(call, ToolCall)
@@ -140,7 +140,10 @@ def _tool_call(call: ToolUse) -> ToolCall:
 
 
 def _choice(choice: Choice, origin: str | None) -> AssistantMessage:
-    """Convert a further choice into a message, which has no usage, id or model; its fields keep free names."""
+    """Convert a further choice into a message, which has no usage, id or model.
+
+    Its further fields get the names that `_free_name` returns.
+    """
     more = {name: value for name, value in choice.fields.items() if value != choice.reasoning}
     return AssistantMessage(
         choice.content,
@@ -364,7 +367,7 @@ class LLMCall:
     new_session: Callable[[], Session]
     """Function that makes a session for one attempt."""
     slot: Callable[[], AbstractAsyncContextManager[Any]]
-    """Function that returns a context, which holds one slot of the limit of concurrent requests."""
+    """Function that returns a context manager, in which the request counts as one of the concurrent requests."""
     streamed: bool
     """True if a stream is asked for."""
     asks_for_usage: Callable[[], bool]
@@ -508,9 +511,9 @@ def _count_request(end_request: EndRequest | None, metadata: dict[str, Any]) -> 
 def _announce_calls(call: LLMCall, session: Session, metadata: dict[str, Any]) -> tuple[ToolCall, ...]:
     """Return the calls of a complete answer, and give them to `on_calls`; return none if they may not be whole.
 
-    Before it, put what is known of the answer into `metadata`: if the rest of the response fails, or the answer is
-    cancelled, the message so far must have the calls that were started. Calls whose arguments are no JSON object yet
-    are left to the end of the response, because some servers send a finish reason too early.
+    Before `on_calls` is called, put what is known of the answer into `metadata`: if the rest of the response fails, or
+    the answer is cancelled, the message so far must have the calls that were started. Calls whose arguments are no JSON
+    object yet are left to the end of the response, because some servers send a finish reason too early.
     """
     fields = _metadata_so_far(session, call.origin)
     calls: tuple[ToolCall, ...] = fields.get("tool_calls", ())
@@ -595,7 +598,7 @@ class _IncomingBody:
     async def of(cls, call: LLMCall, session: Session, response: Any) -> _IncomingBody:
         """Return the body of this response with the reader for its content type.
 
-        A body that the transport gave at once is read as decompressed.
+        A body that the transport has given as a whole counts as decompressed.
 
         An event stream in a binary format, which only the SDK can decode, comes through the SDK's own parser.
         """

@@ -194,7 +194,7 @@ class _Anthropic(ProviderAdapter):
         return await shared_client("anthropic", "ANTHROPIC_", anthropic.AsyncAnthropic)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check the settings, including that thinking and a forced call are not asked for together.
+        """Check the settings, including that the output is no forced call if thinking is enabled, too.
 
         Raise `TypeError` or `ValueError` for an invalid one.
         """
@@ -307,5 +307,5 @@ _FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "uri",
 
 
 def _is_enforced(keyword: str, value: Any) -> bool:
-    """Return True for limits that Anthropic enforces: some formats, and lists that are not empty."""
+    """Return True for limits that Anthropic enforces: some formats, and `minItems` of 0 or 1."""
     return (keyword == "format" and value in _FORMATS) or (keyword == "minItems" and value in (0, 1))

@@ -227,7 +227,8 @@ class _OpenAI(ProviderAdapter):
     def tool_choice(self, given: Any, tool: str | None, *, forced: bool, request: Mapping[str, Any]) -> Any:
         """Return the parameter for a forced call of any tool or of `tool`; None if no call is forced.
 
-        Return a given `auto` or `none` as it is. A given choice among allowed tools keeps these, and gets the mode.
+        Return a given `auto` or `none` as it is. A given choice among allowed tools keeps these tools; its mode becomes
+        `required` if a call is forced, else `auto`.
         """
         mode = "required" if forced else "auto"
         if isinstance(given, Mapping) and given.get("type") == "allowed_tools":

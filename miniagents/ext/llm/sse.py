@@ -326,7 +326,7 @@ class SSEDecoder:
     def _dispatch(self) -> None:
         """End the current block: store its id as the last one, and add its event if the block has data.
 
-        Else drop its name.
+        A block without data is dropped with its event name.
         """
         self.last_event_id = self._id
         if self._data:

@@ -338,7 +338,7 @@ class Session(ABC):
         self.withheld = ""
         """Text of the event that reported a failure; it was not delivered as a delta."""
         self.beside: list[StoredEvent] = []
-        """Pieces of the answer beside its text that were fed, in their order; the caller takes them out."""
+        """Events of the answer beside its text, in their order; the caller gets them by `take_beside`."""
         self.decoder: SSEDecoder | None = None
         """Decoder of the events, which tells if bytes that are not UTF-8 were replaced; None for events of an SDK."""
         self._doubts: dict[str, str] = {}
@@ -482,9 +482,9 @@ class Session(ABC):
             self.beside.append(ToolCallDelta(index, str(id_) if id_ else None, str(name) if name else None, arguments))
 
     def take_beside(self) -> list[StoredEvent]:
-        """Return the events beside the text since the last time, and forget them.
+        """Return the events beside the text that came since the last call, and remove them from `beside`.
 
-        Half characters in them are replaced.
+        Lone surrogates in them are replaced.
         """
         taken, self.beside = self.beside, []
         return taken if self._joiner is None else repair_surrogates_deep(taken)
@@ -608,7 +608,10 @@ class Session(ABC):
         return str(value) if type(value) in (int, float) else ""
 
     def _read_side_text(self, data: dict[str, Any], key: str) -> str:
-        """Return the string under `key`, which is no content; "" if it is absent, or of another type, with a doubt."""
+        """Return the string under `key`, such as reasoning, which is not part of the content.
+
+        Return "" if it is absent or null, and also for a value of another type, with a doubt.
+        """
         value = data.get(key)
         if value is None or type(value) is str:
             return value or ""

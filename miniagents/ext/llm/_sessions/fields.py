@@ -46,10 +46,10 @@ class Tokens:
         reasoning: int | None = None,
         total: int | None = None,
     ) -> Tokens:
-        """Return the numbers of a provider that says to count the parts in the whole, corrected where it does not.
+        """Return the numbers of a provider whose input should include the cache, and whose output the reasoning.
 
-        A part that is larger than its whole was not counted in it. A total that is larger than input and output
-        has the rest in the output: xAI and Gemini leave out their reasoning there.
+        Where they do not, correct them: a part that is larger than its whole was not counted in it. A total that is
+        larger than input and output has the rest in the output: xAI and Gemini leave out their reasoning there.
         """
         in_cache = (cached or 0) + (written or 0)
         if input is not None and in_cache > input:
@@ -63,7 +63,10 @@ class Tokens:
 
 
 def merge_usage(old: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """Return a usage object after a later one: its numbers are running totals, so the last of each name counts."""
+    """Return a usage object updated by a later one: numbers are running totals, so the later one of each name counts.
+
+    A null replaces nothing.
+    """
     old = old or {}
     return {**old, **{name: value for name, value in new.items() if value is not None or name not in old}}
 
@@ -122,8 +125,8 @@ def merge_pieces(pieces: list[Any], name: str = "") -> Any:
     """Merge the pieces of one field, which are parsed JSON, in the order of their arrival.
 
     Strings are joined, except in the fields of `REPEATED`. Dicts are merged field by field, and lists item by item (see
-    `_merge_lists`). Of other values the last one counts, and so it is if the type changes. A null changes nothing. A
-    single piece is returned unchanged.
+    `_merge_lists`). Of other values the last one counts. If the type changes, only the pieces since the last change
+    count. A null changes nothing. A single piece is returned unchanged.
     """
     pieces = [piece for piece in pieces if piece is not None] or pieces[-1:]
     last = pieces[-1]

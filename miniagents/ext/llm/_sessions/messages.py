@@ -54,7 +54,7 @@ class _Block:
         """Fields of deltas of unknown types."""
 
     def arguments(self) -> str:
-        """Return the part of a tool use's input that has arrived, as JSON text that may be cut; `{}` for no input."""
+        """Return the input of a tool use so far: JSON text, whose end may be missing; `{}` for no input."""
         return self.streamed_input() or json_text(self.start.get("input") or {})
 
     def streamed_input(self) -> str:

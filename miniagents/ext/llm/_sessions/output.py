@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class _OutputCallSession(Session, ABC):
-    """Part of a session that takes the first call of the output's tool for the text. Further calls of it are dropped.
+    """Mixin of sessions: the arguments of the first call of the output's tool become the text of the answer.
+
+    Further calls of that tool are dropped.
 
     Args:
         tool: the name of the output's tool.
@@ -38,7 +40,7 @@ class _OutputCallSession(Session, ABC):
         """Arguments that were delivered as text."""
         self._finished = False
         self._late: list[Any] = []
-        """Events that the caller takes out after the text of the last event."""
+        """Events beside the text that the caller gets after the text of the last event."""
         self._own_withheld = ""
         super().__init__(*options)
 
@@ -62,7 +64,7 @@ class _OutputCallSession(Session, ABC):
     def parse(self, body: bytes) -> Outcome:
         """Read the body of an answer that was not streamed, and return its outcome.
 
-        The output's call is no event beside it.
+        The pieces of the output's call are removed from the events beside the text.
         """
         outcome = super().parse(body)
         self.beside = [each for each in self.beside if not self._takes(each, [])]
@@ -121,7 +123,7 @@ class _OutputCallSession(Session, ABC):
         return rest
 
     def take_beside(self) -> list[Any]:
-        """Return the events beside the text since the last time, and forget them."""
+        """Return the events beside the text that came since the last call, those held back last; then remove them."""
         self.beside, self._late = self.beside + self._late, []
         return super().take_beside()
 
