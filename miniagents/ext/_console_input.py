@@ -131,9 +131,9 @@ class LineReader:
             raise
 
     async def _read_in_thread(self) -> bytes:
-        """Read in a daemon thread.
+        """Let a daemon thread read, and return the bytes that it has read.
 
-        The thread continues if the caller is cancelled, and the next call returns the bytes that the thread has read.
+        The thread goes on if the caller is cancelled; the next call then returns its bytes.
         """
         if self._thread_read is None:
             self._thread_read = concurrent.futures.Future()
@@ -203,7 +203,7 @@ _SECONDS_BETWEEN_TWO = 2.0
 
 
 class ConsoleInterrupts:
-    """Ctrl-C of one event loop: `listen` catches it, and the two context managers say what goes on at the console."""
+    """Ctrl-C of one event loop: `listen` catches it; the context managers `answer` and `prompt` say what it does."""
 
     _of_loops: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, ConsoleInterrupts]] = WeakKeyDictionary()
 
@@ -344,7 +344,7 @@ if sys.platform != "win32":
 
     @contextmanager
     def _changed(descriptor: int) -> Iterator[list[Any]]:
-        """Get the mode of a terminal for the block to change, and set it after the block."""
+        """Give the block the mode of a terminal to change, and set the changed mode after the block."""
         mode = termios.tcgetattr(descriptor)
         yield mode
         termios.tcsetattr(descriptor, termios.TCSANOW, mode)

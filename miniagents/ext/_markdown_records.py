@@ -105,7 +105,10 @@ def _json_escape(match: re.Match[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _heading(role: str | None, interrupted: bool) -> str:
-    """Return the heading above the text, for people only; it is never read."""
+    """Return the text of a message's heading: its role, or "message" without one, and "(interrupted)" if it broke off.
+
+    The heading is for people: the loader skips it, and takes role and state from the record's head.
+    """
     shown = visible_line("message" if role is None else role)
     shown = re.sub(r"([\\`*_\[\]<>&#!|~])", r"\\\1", shown).strip() or "(empty)"
     return f"{shown} (interrupted)" if interrupted else shown
@@ -133,7 +136,7 @@ def _closing_line(text: str) -> str:
 
 
 def scan(data: bytes, *, first_line: int = 1) -> Scan:
-    """Read the messages of a file, which may be cut, edited or damaged.
+    """Read the messages of a file, which may be cut off, edited or damaged.
 
     A message without its end (the process was killed during the write) is `interrupted`, with its text so far. No error
     is raised: everything unreadable is reported as a problem with its line.
@@ -151,7 +154,7 @@ def has_frames(data: bytes) -> bool:
 
 
 def may_become_history(data: bytes) -> bool:
-    """Return True if a file without frames is empty, has only zeros or white space, or ends inside its first frame."""
+    """Return True if a file without records is empty, or has only zeros, white space, or the start of a first head."""
     text = data.replace(b"\0", b"").strip()  # a loss of power leaves zeros in place of unwritten data
     return _HEAD.startswith(text)
 
@@ -169,7 +172,7 @@ def missing_end(data: bytes) -> bytes:
     blank line.
 
     Args:
-        data: the bytes of the file, or the end of these. If no frame is in that end, it must be the whole file.
+        data: the bytes of the file, or the end of these. If no record begins or ends in it, it must be the whole file.
     """
     if _LAST_END.search(data, max(data.rfind(b"<!-- /miniagents"), 0)):
         return b""
@@ -262,10 +265,10 @@ def _fields_of(head: bytes) -> dict[str, Any] | None:
 
 
 def _text_of(body: bytes, *, cut: bool) -> tuple[str, bool]:
-    """Return the text between a head and a frame, and True if it is damaged by lost blocks or invalid UTF-8.
+    """Return the text of a record, and True if it is damaged by lost blocks or invalid UTF-8.
 
     Args:
-        body: the bytes between head and frame.
+        body: the bytes between the head of the record and the next frame.
         cut: True if the bytes may end inside the heading, a character or a frame.
     """
     body, zeros, _ = body.partition(b"\0")  # no text holds zeros, and text behind them may be of another message

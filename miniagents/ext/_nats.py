@@ -92,7 +92,10 @@ class NatsBroker:
 
     @asynccontextmanager
     async def connect(self, *, keep: float | None = None) -> AsyncIterator[NatsConnection]:
-        """Open a connection, which waits until a server can be reached; see `Broker` of the framework.
+        """Open a connection for the block; wait until a server can be reached.
+
+        Args:
+            keep: seconds for which the streams keep a frame; None to leave that to workers.
 
         Raises:
             MissingExtraError: the package nats-py is not installed.
@@ -170,7 +173,7 @@ def _without_password(url: str) -> str:
 
 
 class NatsConnection:
-    """Connection of one loop to NATS; see `Connection` of the framework.
+    """Connection of one event loop to NATS, with the methods of `miniagents.ext._remote_broker.Connection`.
 
     Args:
         broker: the servers.
@@ -313,7 +316,7 @@ class NatsConnection:
         await self._store(f"miniagents.call.{_token(agent)}", call, {"Nats-Msg-Id": call_id})
 
     async def take(self, agent: str, count: int) -> list[QueuedCall]:
-        """Return calls of the queue of an agent as soon as there are some; none after some seconds."""
+        """Return calls of the queue of an agent as soon as there are some; [] after some seconds without any."""
         queue = self._queues.get(agent)
         if queue is None:
             queue = self._queues[agent] = _Queue(self._client, _token(agent))
@@ -572,7 +575,7 @@ class _Queue:
         self._asked_until = 0.0
 
     async def take(self, count: int) -> list[QueuedCall]:
-        """Return calls as soon as there are some, at most `count`; none after some seconds."""
+        """Return calls as soon as there are some, at most `count`; [] after some seconds without any."""
         if not self._inbox:
             await self._open()
         now = time.monotonic()
@@ -634,7 +637,7 @@ class _Queue:
         self._inbox = inbox
 
     async def close(self) -> None:
-        """Take no more answers, which ends the requests at the server."""
+        """Unsubscribe from the answers, which ends the requests at the server."""
         if self._subscription is not None:
             with suppress(Exception):
                 await self._subscription.unsubscribe()

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 
 class QueuedCall(NamedTuple):
-    """Call that a worker has taken of a queue, and has to claim soon: the broker gives it to another worker else."""
+    """Call that a worker has taken from a queue. Unless the worker claims it soon, the broker gives it to another."""
 
     data: bytes
     remove: Callable[[], Awaitable[None]]

@@ -1,4 +1,4 @@
-"""Connection of a run to a broker, for calls of remote agents, and the look after those in progress.
+"""Connection of a run to a broker, for calls of remote agents, and regular checks of the calls in progress.
 
 `find_caller` opens one connection for the outermost run and a broker. It is closed when the run ends, after the calls
 that the end of the run has cancelled have told their workers.
@@ -60,7 +60,7 @@ class Caller:
         self._has_none.clear()
 
     def remove(self, call: FollowedCall) -> None:
-        """Stop looking after a call that has ended."""
+        """Remove a call that has ended, whose method `look` is no longer called."""
         self.calls.discard(call)
         if not self.calls:
             self._has_calls.clear()
@@ -105,7 +105,10 @@ class Caller:
             await asyncio.sleep(LOOK_INTERVAL)
 
     def _read_all(self) -> None:
-        """Let each call read its log after a reconnect; workers get a whole lease for their own reconnects."""
+        """Let each call read its log after a reconnect, and count the reconnect as a sign of life of each worker.
+
+        So workers have a whole lease for their own reconnects.
+        """
         now = asyncio.get_running_loop().time()
         for worker in self.watched.values():
             worker.last_sign = now

@@ -105,7 +105,7 @@ class FrameWriter:
 
 
 def cut(text: str, limit: int) -> list[str]:
-    """Return an ASCII text in pieces that fit into frames of so many bytes; as a JSON string, each may double."""
+    """Return an ASCII text in pieces, each for a frame of `limit` bytes, also if JSON escapes double its length."""
     size = max((limit - _PART_HEAD) // 2, 1)
     return [text[start : start + size] for start in range(0, len(text), size)]
 
@@ -140,7 +140,9 @@ class FrameReader:
         self._parts: list[str] = []
 
     def read(self, data: bytes) -> list[Record]:
-        """Return the records of a frame; none if the frame does not count, or is a part and not the last one.
+        """Return the records of a frame; [] if the frame does not count, or is a part of a larger one before its last.
+
+        A frame counts if its number is the next one, and the call has not ended.
 
         Raises:
             RemoteProtocolError: the frame cannot be read.
@@ -301,9 +303,9 @@ def load_event(record: Record) -> Any | None:
 
 
 def dump_error(error: BaseException) -> Record:
-    """Return an error as JSON types: its class, its text, and for classes that are known everywhere its values.
+    """Return an error as JSON types: its class, its text and its notes, without traceback and causes.
 
-    Tracebacks and causes stay where they are.
+    An error of a class of Python or of MiniAgents has its arguments and attributes, or its members, as well.
     """
     kind = type(error)
     dump: Record = {"type": kind.__name__, "text": encode(text_of_error(error))}
@@ -402,7 +404,10 @@ def dump_trace() -> dict[str, str] | None:
 
 @contextmanager
 def continue_trace(headers: Any) -> Iterator[None]:
-    """Make the trace context of a call that of the block, if this program uses OpenTelemetry."""
+    """Run the block in the trace context that the headers of a call carry.
+
+    Without OpenTelemetry in this program, or if `headers` is no dict, the block keeps its own context.
+    """
     if not isinstance(headers, dict) or "opentelemetry" not in sys.modules:
         yield
         return

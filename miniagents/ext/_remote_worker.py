@@ -142,9 +142,9 @@ class Worker:
     # --- taking calls
 
     async def _take(self, alias: str) -> None:
-        """Take calls of one agent from its queue while there are free slots, and start them.
+        """Take calls of one agent from its queue while fewer than `concurrency` calls are in progress, and start them.
 
-        A call that has come without a free slot is given back.
+        A call that comes when as many are in progress is given back.
         """
         while True:
             await self._has_slot.wait()
@@ -158,11 +158,11 @@ class Worker:
 
     @property
     def _free_slots(self) -> int:
-        """Number of calls that may be started."""
+        """Number of calls that may be started now."""
         return self._concurrency - len(self._tasks)
 
     def _start(self, queued: QueuedCall) -> None:
-        """Start the task of a call; if that was the last free slot, take no more calls."""
+        """Start the task of a call; if `concurrency` calls are in progress then, take no more."""
         task = asyncio.create_task(self._run_call(queued), name="remote call")
         self._tasks.add(task)
         task.add_done_callback(self._on_ended)
@@ -170,7 +170,7 @@ class Worker:
             self._has_slot.clear()
 
     def _on_ended(self, task: asyncio.Task[None]) -> None:
-        """Free the slot of a call, and log an error of this module."""
+        """Remove the task of a call that has ended, so that another call can be taken; log an error of the task."""
         self._tasks.discard(task)
         self._has_slot.set()
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -262,7 +262,7 @@ class Worker:
     # --- sending
 
     async def _send(self) -> None:
-        """Send the news of all calls in rounds until cancelled, with pauses of at least the time of the round before.
+        """Send what was not sent yet of all calls, in rounds, until cancelled; pause at least as long as a round took.
 
         In each round, first compare the logs that may have lost frames.
         """

@@ -121,11 +121,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Written:
-    """Messages of a transaction: their place in the chat, and the random text of the transaction."""
+    """Messages that one transaction has appended to a chat."""
 
     last: int
+    """Position of the last one in the chat."""
     count: int
+    """Number of the messages."""
     written_by: str
+    """Random text of the transaction."""
 
 
 # --- engines
@@ -281,7 +284,7 @@ def add_messages(connection: Connection, rows: Iterable[Row]) -> None:
 
 
 def append(connection: Connection, chat: str, rows: Sequence[Row], written_by: str) -> Written:
-    """Append messages to a chat, which may be new, and return their place; the caller commits.
+    """Append messages to a chat, which may be new, and return their positions as a `Written`; the caller commits.
 
     `written_by` is an id of this append: if the commit seems to fail, it shows that the messages are there.
     """
@@ -313,7 +316,7 @@ def new_entries(connection: Connection, chat: str, last: int) -> Sequence[tuple[
 
 
 def bodies(connection: Connection, keys: Sequence[str]) -> dict[str, str]:
-    """Return the bodies of messages, JSON texts, by their hash keys, full or not.
+    """Return the bodies of messages, JSON texts, by their keys: values of `hash_key` or `full_hash_key`.
 
     Unknown keys, and those of another length, are left out.
     """

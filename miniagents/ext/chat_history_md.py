@@ -1,7 +1,7 @@
 """Chat history in a Markdown file that people can read, and that survives crashes of the process.
 
 - A message is appended to the file as one record, in one write, under a lock for all processes. Records in the file
-  never change. An append closes a record that a crash cut, and logs a warning.
+  never change. An append closes a record that a crash has cut off, and logs a warning.
 - A message is written when it is complete. If the process is killed while the message streams, it is not in the file.
 - By default, no data are forced to the disk (`fsync`): the page cache survives the death of a process. After a loss of
   power, data that the system had not written are missing; the reader goes on after the damage.
@@ -155,7 +155,7 @@ class _LockedFile:
         return b"".join(parts)
 
     def append(self, data: bytes, *, fsync: bool) -> None:
-        """Append `data` in one write. After a failure, the file is cut to its old size if possible.
+        """Append `data` in one write. After a failure, the file gets its old size again if possible.
 
         Args:
             data: the bytes to append.
@@ -382,7 +382,8 @@ class ChatHistoryMD(StoringHistory):
 
         Raises:
             TimeoutError: the lock was held for `LOCK_TIMEOUT` seconds.
-            HistoryError, OSError: see `_LockedFile.try_open`.
+            HistoryError: the path is that of no regular file.
+            OSError: the file cannot be opened; `FileNotFoundError`, if it does not exist and `create` is False.
         """
         waited = 0.0
         while (file := self._try_open(create=create)) is None:

@@ -155,7 +155,7 @@ class _Console:
 
     @contextmanager
     def dialog(self) -> Iterator[None]:
-        """Print the keys once, and catch Ctrl-C until the block raises or the run ends; on a pipe, do neither."""
+        """Print once what the keys do, and catch Ctrl-C until the block raises or the run ends; skip both on a pipe."""
         if _is_interactive():
             ConsoleInterrupts.of_running_loop().listen()
             if not self._keys_were_shown:

@@ -95,7 +95,7 @@ class _MCPTool(Tool):
         return values
 
     async def run(self, call: ToolCall, arguments: dict[str, Any]) -> AsyncGenerator[str | tuple[Any, ...]]:
-        """Call the tool at the server, and yield its result; if this is cancelled, the server is told so.
+        """Call the tool at the server, and yield its result; if the call is cancelled, the server is told so.
 
         Raises:
             ToolError: the tool reports an error.

@@ -202,7 +202,7 @@ class _OperationSpan:
         if self._first_chunk is None:
             self._first_chunk = perf_counter() - self._sent
         if self._tracer.token_events:
-            self._span.add_event("token", {"length": len(token)})  # no text: a key may be cut into tokens
+            self._span.add_event("token", {"length": len(token)})  # no text: a key may be split over tokens
 
     def _on_event(self, event: MessageEvent) -> None:
         """Note the time of the first event of an answer.
@@ -245,7 +245,7 @@ def _public_name(kind: type[BaseException]) -> str:
 
 
 def _redaction(operation: Operation) -> Callable[[str], str]:
-    """Return the function that takes secrets out of the texts of an operation."""
+    """Return the function that replaces secrets in the texts of an operation."""
     return _redactor.redact_text if operation.kind == "agent" else operation.redact
 
 

@@ -57,7 +57,7 @@ async def serve(
 
     Args:
         broker: URL of a NATS server, or a `NatsBroker`.
-        agents: agents that may be called, with the arguments that they take; no others can be.
+        agents: agents that may be called, with the arguments that they take. Other agents cannot be called.
         concurrency: largest number of calls in progress; the queue keeps the others.
         lease: seconds without a sign of life after which callers take this worker for lost. A thread sends such signs,
             so that code which blocks the event loop is no loss.
@@ -104,7 +104,7 @@ def remote(broker: str | Broker, agent: Any, *, wait: float = _DEFAULT_WAIT) -> 
         wait: seconds in which a worker must take the call, and for which the broker may be out of reach.
 
     Raises:
-        TypeError: the agent is neither, or takes an argument named `call_id`.
+        TypeError: `agent` is neither an alias nor an agent, or the agent takes an argument named `call_id`.
         ValueError: the alias is empty or too long, or `wait` is out of range.
         MissingExtraError: the package nats-py is not installed.
     """
@@ -149,7 +149,7 @@ class _RemoteAgent(MiniAgent[..., Any]):
     Args:
         broker: the broker.
         agent: alias of the agent, or the agent.
-        wait: see `remote`.
+        wait: seconds in which a worker must take the call, and for which the broker may be out of reach.
     """
 
     def __init__(self, broker: Broker, agent: str | MiniAgent[Any], wait: float) -> None:

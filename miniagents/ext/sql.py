@@ -130,7 +130,7 @@ class SQLChatHistory(StoringHistory):
             HistoryWriteError: the database cannot be written. The messages are kept, and written with the next append.
             HistoryFormatError: a newer version of miniagents has made the tables.
         """
-        # A transaction that is cut in the middle would leave a connection that cannot be used again.
+        # A transaction that is interrupted would leave a connection that cannot be used again.
         error = await asyncio.shield(asyncio.create_task(self._awrite(), name=f"write {self._name}"))
         if error is not None:
             raise error
@@ -185,9 +185,9 @@ class SQLChatHistory(StoringHistory):
 
 
 def _open_engine(database: str | URL | AsyncEngine) -> tuple[AsyncEngine, bool]:
-    """Return what `_sql_store.open_engine` returns.
+    """Return an engine of SQLAlchemy for a database, and True if it was made here of a URL.
 
-    Raise its errors, and `MissingExtraError` for a driver of an extra.
+    Raise the errors of `_sql_store.open_engine`, and `MissingExtraError` for a driver of an extra.
     """
     try:
         opened: tuple[AsyncEngine, bool] = _store().open_engine(database)
@@ -334,7 +334,7 @@ class Journal:
                 await _awrite_to(self._engine, write)
 
         try:
-            await asyncio.shield(store_held())  # a cut transaction leaves a connection of no use
+            await asyncio.shield(store_held())  # an interrupted transaction leaves a connection that cannot be used
         except Exception as error:
             place = f"cannot write a step of {self._name}"
             raise _error_of(error, place, HistoryWriteError) from _cause_of(error)
@@ -342,7 +342,7 @@ class Journal:
     async def _hold(self) -> None:
         """Claim the run, and start the thread that renews the claim.
 
-        While another holder has it, try again for its lease at least; then raise `HistoryError`.
+        While another holder has it, try again for `LEASE` seconds at least; then raise `HistoryError`.
         """
         attempts = 2 + int(LEASE / RETRY)
         while True:
@@ -512,7 +512,8 @@ async def _awrite_to(engine: AsyncEngine, work: Callable[[Connection], object]) 
 def _error_of(error: Exception, place: str, kind: type[HistoryError]) -> HistoryError:
     """Return the error to raise for an error of a database, without statements and values.
 
-    It is of class `kind`, unless the cause is a `HistoryError`, and begins with `place`, such as "cannot read a chat".
+    It is of class `kind`, or of the class of its cause if that is a `HistoryError`. Its text begins with `place`, such
+    as "cannot read a chat".
     """
     cause = _cause_of(error)
     if isinstance(cause, HistoryError):
