@@ -210,8 +210,8 @@ def as_interrupted(promise: MessagePromise, text: str, error: BaseException | No
         error: the failure; if it has a `partial` message with the same text, that message's fields are kept too.
 
     Returns:
-        The message with `interrupted=True`. None if no text and no call of a tool arrived: a call may have had an
-        effect. It is a plain `Message` if its class requires fields that have not arrived.
+        The message with `interrupted=True`. None if neither text nor a call of a tool arrived; a call is kept, because
+        it may have had an effect. It is a plain `Message` if its class requires fields that have not arrived.
     """
     known = getattr(error, "partial", None)
     partial: Any = known if isinstance(known, Message) else _message_so_far(promise)

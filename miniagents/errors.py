@@ -35,7 +35,7 @@ Exception
         │   ├── StreamTruncatedError    the stream ended too early
         │   ├── EmptyStreamError        the response has no events
         │   ├── StreamBrokenError       the connection was lost
-        │   ├── StreamStalledError      no bytes came for too long
+        │   ├── StreamStalledError      the answer made no progress for too long
         │   ├── StreamDecodeError       the bytes cannot be decoded
         │   └── StreamProtocolError     the provider's protocol does not allow these events
         │       └── EventTooLargeError  an event or the response is larger than its limit
@@ -522,7 +522,7 @@ class StreamBrokenError(StreamError):
 
 
 class StreamStalledError(StreamError):
-    """Error of a stream of which no bytes came for longer than the stall timeout. Send the request again."""
+    """Error of a stream that made no progress for longer than the stall timeout. Send the request again."""
 
 
 class StreamDecodeError(StreamError):

@@ -89,7 +89,7 @@ class MiniAgents(AgentsContext):
     # --- running
 
     def run(self, awaitable: Awaitable[T], *, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
-        """Run `awaitable` in a loop of its own, wait for the agents it started, close the loop, and return the result.
+        """Run `awaitable` in an event loop of its own, wait for the agents that it started, and return its result.
 
         Ctrl-C, or a `KeyboardInterrupt` in any task, is raised once, as `KeyboardInterrupt`, inside the awaitable;
         agents are then cancelled, and their `finally` blocks run. A second Ctrl-C ends the run without waiting for
@@ -124,7 +124,7 @@ class MiniAgents(AgentsContext):
     def run_agent(
         self, agent: MiniAgent[Any], messages: MessageType | None = None, *others: Never, **kwargs: Any
     ) -> tuple[Message, ...]:
-        """Run one agent in a loop of its own and return its replies.
+        """Run one agent in an event loop of its own and return its replies.
 
         Args:
             agent: agent to call.
@@ -182,7 +182,7 @@ class MiniAgents(AgentsContext):
             context = context.parent
 
     def _persist_soon(self, messages: tuple[Message, ...]) -> None:
-        """Give messages to each persister, and start a task for it unless one is due."""
+        """Give messages to each persister; start a task for each that has waiting messages and no such task yet."""
         for persister in self._persisters:
             persister.add(messages)
             if persister.has_work and not persister.is_scheduled:
@@ -206,7 +206,7 @@ class MiniAgents(AgentsContext):
             await persister.persist(resolved)
 
     async def after_drain(self) -> None:
-        """Persist messages that a handler failed to store, for the last time."""
+        """Persist messages that a handler failed to store, for the last time, and wait for the tasks."""
         self._persist_soon(())
         await super().after_drain()
 

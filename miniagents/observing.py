@@ -180,7 +180,7 @@ def observe(observer: Observer) -> Iterator[None]:
 
 
 def check_observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
-    """Return the observers as a tuple; raise `TypeError` for one that cannot be called, or for one without a list."""
+    """Return the observers as a tuple; raise `TypeError` if one cannot be called, or if this is no iterable."""
     if not isinstance(observers, Iterable):
         raise TypeError(f"observers must be a list of functions, as in observers=[...], not {observers!r:.100}")
     checked = tuple(observers)

@@ -53,8 +53,8 @@ async def adialog_loop(user_agent: MiniAgent[Any], assistant_agent: MiniAgent[An
     stream.
 
     Args:
-        user_agent: agent that is called first, without messages, and then with each reply of the assistant.
-        assistant_agent: agent that is called with each reply of the user.
+        user_agent: agent that is called first, without messages, and then with the assistant's replies of each turn.
+        assistant_agent: agent that is called with the user's replies of each turn.
 
     Returns:
         The messages of the turn in which the dialog ended.

@@ -217,7 +217,7 @@ class MiniAgent(Generic[P, M_co]):
         return self._make_interaction(sequence, kwargs, False, None, None).start_for_tool_call(tool_call)
 
     def _merge_checked(self, kwargs: dict[str, Any], timeout: float | None) -> dict[str, Any]:
-        """Return the agent's keyword arguments overridden by the call's.
+        """Check the timeout and the keyword arguments of a call, and return the agent's ones overridden by the call's.
 
         Raises:
             TypeError: the agent cannot be called with these keyword arguments, or the timeout is no number.

@@ -199,9 +199,9 @@ class InteractionContext(_CallScope, CountedCall):
         self._open_replies().send(messages)
 
     def reply_out_of_order(self, messages: MessageType) -> None:
-        """Send messages that need not wait for others: each comes when it begins.
+        """Send messages that need not wait for others.
 
-        It comes before messages sent in order that have not begun.
+        Each comes when it begins, before messages sent in order that have not begun.
 
         Raises:
             TypeError: a part of `messages` cannot be sent.
@@ -236,7 +236,7 @@ class InteractionContext(_CallScope, CountedCall):
         self._awaitables.append(Promise.of_cell(cell))
 
     async def await_now(self) -> None:
-        """Wait for all awaitables given to `make_sure_to_wait`, also during this wait; then raise the first error.
+        """Wait for all awaitables given to `make_sure_to_wait`, before or during this wait; then raise the first error.
 
         If this wait is cancelled, a later one goes on with the awaitables that have not ended, and with those that have
         failed.
@@ -418,9 +418,9 @@ class AgentCall(BoundToRun):
         return self
 
     def send_out_of_order(self, message: MessageType) -> Self:
-        """Send messages that need not wait for others: each comes when it begins.
+        """Send messages that need not wait for others.
 
-        It comes before messages sent in order that have not begun.
+        Each comes when it begins, before messages sent in order that have not begun.
 
         Raises:
             TypeError: a part of `message` cannot be sent.
@@ -521,7 +521,7 @@ class _AwaitedCell(Cell[Any]):
     """
 
     def task_ended(self, task: asyncio.Task[Any]) -> None:
-        """Resolve the cell with the result of the task."""
+        """Settle the cell with the result or the error of the task, or as cancelled."""
         if not task.cancelled() and task.exception() is None:
             self.resolve(task.result())
         super().task_ended(task)

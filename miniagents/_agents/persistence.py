@@ -31,7 +31,7 @@ class _Batch(Cell[None]):
         self.task = asyncio.current_task()
 
     def notify_settled(self, result: Any) -> None:
-        """Release the task, and wake the tasks that wait for this call of the handler."""
+        """Drop the reference to the task, and wake the tasks that wait for this call of the handler."""
         self.task = None
         self.wake_all()
 

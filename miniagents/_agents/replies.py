@@ -50,7 +50,7 @@ class ReplyCell(SequenceCell):
         super().add_out_of_order(pieces)
 
     def handle_lost_promise(self) -> None:
-        """Release the replies, because no reader can reach them any more; the agent goes on."""
+        """Drop the replies so far and all later ones, because no reader can reach them any more; the agent goes on."""
         self.is_abandoned = True
         self.drop_pieces()
 

@@ -74,7 +74,7 @@ class _InterruptibleMain(Generic[T]):
 
 
 class Runner(Generic[T]):
-    """Runner of one awaitable in a loop of its own.
+    """Runner of one awaitable in an event loop of its own.
 
     Args:
         on_interrupt: function to call when the main coroutine is about to get an interrupt.

@@ -35,7 +35,7 @@ class Limits:
 
     They are checked before each request to a model. A request that would begin at or above a limit is not sent: it
     fails with `LimitExceededError`. After a whole answer without the numbers that a limit needs, the next request fails
-    with `UsageUnknownError`. A request that failed or was cancelled takes what is known of it.
+    with `UsageUnknownError`. A request that failed or was cancelled counts with what is known of it.
 
     Raises:
         TypeError: a limit is no number.

@@ -195,7 +195,7 @@ class PromisingContext(BoundToRun):
     def _open(self) -> None:
         """Bind the context to the running loop and to the context around it.
 
-        If handlers of the outer context listen or need results, those of this one do, too.
+        If the outer context `listens` for resolved promises, or `keeps_results`, this one does, too.
 
         Raises:
             RuntimeError: the context was opened before, or no loop is running.

@@ -37,7 +37,7 @@ _BIG_INT_BITS: Final = 256
 
 
 class _ShortRepr(reprlib.Repr):
-    """Writer of reprs that are cut in the middle. Classes say by `__short_repr_items__` what their reprs show."""
+    """Writer of shortened reprs. Classes say by `__short_repr_items__` what their reprs show."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ def _serializer(dump: Callable[[Any, core_schema.SerializationInfo], Any]) -> Sc
 
 
 class Storage:
-    """Attributes of a `FrozenDict`, which is made as an object of this class, because they can be set here."""
+    """Attributes of a `FrozenDict`: it begins as an object of this class, where they can be set, and changes class."""
 
     __slots__ = ("__pydantic_serializer__", "__weakref__", "_hash", "_height", "_items")
 
@@ -496,7 +496,7 @@ _PLAIN_KEYS: Final[set[str]] = set()
 
 
 def _check_keys(items: dict[Any, Any]) -> Container[Any]:
-    """Renew the marker if a key is escaped in dumps, remember the keys of a small dict, and return all keys."""
+    """Renew the marker if a key is escaped in dumps, else remember the keys of a small dict; return all keys."""
     if not all(type(key) is str for key in items):
         return items  # their plain forms come here again
     if not are_plain_keys(items):
@@ -533,9 +533,9 @@ def _make_set(items: list[Any]) -> frozenset[Any]:
 
 
 def _freeze_frozen_dict(value: FrozenDict[Any, Any], level: int) -> FrozenDict[Any, Any]:
-    """Return the `FrozenDict` as it is, and renew the marker.
+    """Return the `FrozenDict` as it is; renew the marker if it is not plain.
 
-    Raise `_Refused` if it would nest too deep at this level.
+    Raise `_Refused` if it would nest too deep inside of `level` containers.
     """
     if level and level + _height(value) > MAX_NESTING:
         raise _make_depth_error()
@@ -559,7 +559,7 @@ def get_marker() -> object:
 
 
 def _check_text(text: str) -> None:
-    """Renew the marker if a text has lone surrogates."""
+    """Renew the marker of values that are not plain if a text has lone surrogates."""
     if not is_utf8(text):
         renew_marker()
 

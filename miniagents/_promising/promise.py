@@ -218,7 +218,7 @@ class Cell(Generic[T]):
         """
 
     def notify_settled(self, result: Any) -> None:
-        """Wake all waiting tasks, start the handlers of resolved promises, and release the kept promise.
+        """Wake all waiting tasks, start the handlers of resolved promises, and drop `kept_promise`.
 
         The handlers get the result, or the error of a failure.
         """

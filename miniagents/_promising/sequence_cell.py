@@ -206,7 +206,7 @@ class SequenceCell(StreamCell[Any, Any]):
         super().wake_pump()
 
     def receive(self, piece: Any) -> None:
-        """Send an item that the pump has read; in place of one of a wrong type, send the error."""
+        """Send an item that the pump has read; in place of one that cannot be sent, send the error."""
         try:
             self.send(piece)
         except INTERRUPTS:

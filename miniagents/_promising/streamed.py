@@ -98,7 +98,8 @@ class StreamCell(Cell[W], Generic[P, W]):
     async def _run(self, source: Callable[[], AsyncIterable[Any]], pump: Callable[[AsyncIterable[Any]], Any]) -> None:
         """Read the source by one of the pump functions, settle the cell, and close the source.
 
-        The cell ends with the result or the source's error; an interrupt goes on, and ends it as cancelled.
+        The cell ends with the result or the source's error. An interrupt is raised further, and the cell ends as
+        cancelled.
         """
         pieces: AsyncIterable[Any] | None = None
         try:
@@ -222,9 +223,9 @@ class StreamCell(Cell[W], Generic[P, W]):
             self.kept_promise = promise
 
     def call_in_loop(self, stop: Callable[[], object]) -> None:
-        """Call `stop` if there is a task to stop: at once if the task's loop runs in this thread.
+        """Call `stop` in the loop of the cell's task: at once if that loop runs in this thread, else in its next step.
 
-        Otherwise, the loop calls it in its next step.
+        Do nothing if there is no task, or if the cell is settled.
         """
         task, context = self.task, self.context
         if task is None or context is None or self.done:
@@ -303,7 +304,7 @@ class StreamCell(Cell[W], Generic[P, W]):
 
 
 class PumpPauses(Pauses):
-    """Pauses of a pump. On demand, there is one after each look, until a reader has read everything.
+    """Pauses of a pump. On demand, there is a pause after each look, and it lasts until a reader waits.
 
     Args:
         cell: the cell of the pump.

@@ -442,10 +442,11 @@ def _raise_with_place(where: str) -> Iterator[None]:
 
 
 def _decode(value: Any, level: int, limit: int) -> Any:
-    """Return a value decoded and frozen. The value is inside of `level` containers; at `limit`, one nests too deep.
+    """Return a value, which is inside of `level` containers, decoded and frozen.
 
-    An object of an unknown class becomes one of `FROZEN_CLASSES.unknown`. Raise `_Malformed` or `ValueError` for a
-    value that is no dump, and `FreezeError` for one that nests too deep.
+    A container inside of `limit` others nests too deep. An object of an unknown class becomes one of
+    `FROZEN_CLASSES.unknown`. Raise `_Malformed` or `ValueError` for a value that is no dump, and `FreezeError` for one
+    that nests too deep.
     """
     kind = type(value)
     if kind is dict:
@@ -504,7 +505,10 @@ def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str,
 
 
 def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) -> tuple[Any, ...]:
-    """Return the decoded items of a JSON array as a tuple."""
+    """Return the decoded items of a JSON array as a tuple.
+
+    Raise `_Malformed`, with the index in its path, for an item that is no dump.
+    """
     items: list[Any] = []
     try:
         for item in value:

@@ -124,9 +124,9 @@ class LoopSettings:
             self.output.check(text, fields)
 
     def require_output(self, reason: str, message: Message | None) -> None:
-        """Raise `OutputInvalidError` for `reason` if an output was asked for: the tool loop ends without one.
+        """Raise `OutputInvalidError` for `reason` if an output was asked for, because the tool loop ends without one.
 
-        The last message instead is `message`, which becomes the `partial` of the error.
+        `message`, with which it ends instead, becomes the `partial` of the error.
         """
         if self.output is not None:
             raise self.output.missing(reason, message)
@@ -260,7 +260,7 @@ class _Calls:
     def resume(self, waiting: WaitingCalls) -> None:
         """Start the calls of an earlier answer that have been decided on, and ask again about the others.
 
-        A handoff of that answer is still to be carried out. A call for the caller counts unless it has a result.
+        Note a handoff of that answer, which is still to be carried out, and a call for the caller without a result.
         """
         answered = {getattr(message, "tool_call_id", None) for message in waiting.later}
         decisions = dict(waiting.decisions)
@@ -279,7 +279,7 @@ class _Calls:
         decides on is replied at the decision, so that a history has all other results while the approver thinks.
 
         Args:
-            asks: True to ask the approvers; False because the answer has failed.
+            asks: True to ask the approvers; False if the answer has failed.
 
         Raises:
             OutputInvalidError: an output was asked for, and a call waits for its approval.
@@ -442,7 +442,7 @@ async def _end_of(promise: MessagePromise) -> Message | None:
 
 @asynccontextmanager
 async def _deadline(tool: Tool) -> AsyncIterator[None]:
-    """Raise a `TimeoutError` that names the tool if the block takes longer than its timeout."""
+    """Raise a `TimeoutError` that names the tool if the block takes longer than the tool's timeout."""
     deadline = asyncio.timeout(tool.timeout)
     try:
         async with deadline:
@@ -518,8 +518,9 @@ class WaitingCalls(NamedTuple):
 
 
 def find_waiting_calls(conversation: Sequence[Message]) -> WaitingCalls | None:
-    """Return the calls of the last answer with calls that have a question or a decision, but no result; None if none.
+    """Find the last answer with calls; return those of its calls that wait for an approval, or None if none does.
 
+    They have a question or a decision, but no result.
     A refusal wins over an approval. Any other message is a refusal, too, unless an approval comes after it. A call is
     not returned if such a message comes after its approval: it may have run.
     """

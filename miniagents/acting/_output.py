@@ -33,7 +33,7 @@ _REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class OutputTool:
-    """The tool whose arguments are the output; it is written like other tools, and never runs."""
+    """The tool whose arguments are the output; the model is sent it like other tools, and it never runs."""
 
     name: str
     description: str

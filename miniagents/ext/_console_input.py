@@ -299,7 +299,7 @@ if sys.platform != "win32":
     def make_input(stdin: Any) -> Any:
         """Return the input of prompt-toolkit for a terminal, with Ctrl-C as a signal.
 
-        Ctrl-Z and Ctrl-Backslash stay keys: the shell would not find the terminal as it was.
+        Ctrl-Z and Ctrl-Backslash stay keys: as signals, they would leave the terminal to the shell in this mode.
         """
         from prompt_toolkit.input.vt100 import Vt100Input, raw_mode
 

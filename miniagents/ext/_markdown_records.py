@@ -154,7 +154,7 @@ def has_frames(data: bytes) -> bool:
 
 
 def may_become_history(data: bytes) -> bool:
-    """Return True if a file without records is empty, or has only zeros, white space, or the start of a first head."""
+    """Return True if a file without records is empty, or has only zeros, white space, or the start of a head."""
     text = data.replace(b"\0", b"").strip()  # a loss of power leaves zeros in place of unwritten data
     return _HEAD.startswith(text)
 
@@ -216,7 +216,7 @@ class _Scanner:
             self._report(limit - len(rest), "text outside of any message, ignored")
 
     def _read_end(self, start: int, limit: int) -> None:
-        """Note the end of a record at `start`, and report text from there to `limit`; accept an end that is cut."""
+        """Note the end of a record at `start`, and report text from there to `limit`; accept a cut-off end."""
         match = _END_LINE.match(self._data, start, limit)
         if match is not None:
             self._found.end, self._found.whole = match.end(), len(self._found.messages)

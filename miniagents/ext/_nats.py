@@ -372,7 +372,7 @@ class NatsConnection:
         NATS may show late what it has stored, so an empty log is read again.
 
         Raises:
-            ConnectionError: the log has not gone on: the message that was in the way is lost with a leader.
+            ConnectionError: there is no entry behind `after`: the one for which NATS refused these data is lost.
         """
         for _ in range(_MOST_STALE_READS):
             entries = await self._read(subject, after)
@@ -445,7 +445,7 @@ class NatsConnection:
     async def follow(self, call_id: str, callback: Callable[[Entry], None]) -> Callable[[], Awaitable[None]]:
         """Call `callback` with each entry that is stored in a call's log from now on.
 
-        Return the function that ends this.
+        Return an async function that ends the subscription.
         """
 
         async def on_message(message: Any) -> None:
@@ -455,7 +455,7 @@ class NatsConnection:
         return await self._subscribe(f"miniagents.live.{call_id}", on_message)
 
     async def _subscribe(self, subject: str, on_message: Any) -> Callable[[], Awaitable[None]]:
-        """Call `on_message` with each message of a subject; return the function that ends this."""
+        """Call `on_message` with each message of a subject; return an async function that ends the subscription."""
         async with _as_connection_error():
             subscription = await self._client.subscribe(
                 subject, cb=on_message, pending_msgs_limit=_MOST_PENDING, pending_bytes_limit=_MOST_PENDING
@@ -523,7 +523,7 @@ class NatsConnection:
             await client.close()
 
     async def watch(self, worker: str, callback: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-        """Call `callback` at each sign of life of a worker; return the function that ends this."""
+        """Call `callback` at each sign of life of a worker; return an async function that ends the subscription."""
 
         async def on_message(_: Any) -> None:
             callback()
@@ -650,7 +650,7 @@ async def _answer(answer: Callable[..., Awaitable[None]], *arguments: Any) -> No
 
 
 def _token(alias: str) -> str:
-    """Return an agent's alias as one token of a subject, which fits into names, too: special characters become %XX."""
+    """Return an agent's alias as one token of a NATS subject, or a part of a name: special characters become %XX."""
     return quote(alias, safe="", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E")
 
 

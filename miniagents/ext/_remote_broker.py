@@ -1,4 +1,4 @@
-"""Brokers between callers and workers: what calls of remote agents need of one, whichever program it is.
+"""Protocol of a broker between callers and workers of remote agents: queues of calls, logs of frames, and notices.
 
 A broker has queues of calls, one for each agent, and logs of frames, one for each call. A log keeps its order, and
 numbers its entries. It lets one of several writers be the first, and tells followers of each entry that it has stored.
@@ -92,7 +92,7 @@ class Connection(Protocol):
     async def follow(self, call_id: str, callback: Callable[[Entry], None]) -> Callable[[], Awaitable[None]]:
         """Call `callback` with each entry that is stored in a call's log from now on; some may be lost.
 
-        Return the function that ends this.
+        Return an async function that ends the subscription.
         """
 
     # --- workers
@@ -101,7 +101,7 @@ class Connection(Protocol):
         """Send a sign of life of a worker every `interval` seconds until cancelled, also while this loop is blocked."""
 
     async def watch(self, worker: str, callback: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-        """Call `callback` at each sign of life of a worker; return the function that ends this."""
+        """Call `callback` at each sign of life of a worker; return an async function that ends the subscription."""
 
     async def listen(self, worker: str, callback: Callable[[bytes], None]) -> None:
         """Call `callback` with each notice for a worker."""

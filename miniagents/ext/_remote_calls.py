@@ -118,8 +118,8 @@ class FollowedCall:
     async def run(self) -> None:
         """Make the call, or follow one that exists, and return when all its messages have begun.
 
-        A task of the run follows the call to its end. If this is cancelled, cancel its messages and the call. Raise the
-        error of the agent, or of the way to it.
+        A task of the run follows the call to its end. If this wait is cancelled, cancel the messages and the call.
+        Raise the error of the agent, or of the way to the agent.
         """
         # No variable has the promise: it is lost when the last reader goes.
         self._ctx.reply(MessageSequencePromise.of_async_iterable(self._arrivals(), start_soon=True))
@@ -614,7 +614,7 @@ def _quietly(end: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]
 
 
 def _index(record: Record) -> int:
-    """Return the number of the message of a record; raise `RemoteProtocolError` if there is none."""
+    """Return the number of the message that a record is about; raise `RemoteProtocolError` if there is none."""
     index = record.get("i")
     if type(index) is not int:
         raise RemoteProtocolError(f"A frame of a remote call has no number of a message: {record!r:.80}")

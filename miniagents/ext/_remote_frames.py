@@ -140,7 +140,7 @@ class FrameReader:
         self._parts: list[str] = []
 
     def read(self, data: bytes) -> list[Record]:
-        """Return the records of a frame; [] if the frame does not count, or is a part of a larger one before its last.
+        """Return the records of a frame; [] if the frame does not count, or if further parts of it are still to come.
 
         A frame counts if its number is the next one, and the call has not ended.
 
@@ -195,7 +195,7 @@ class FrameReader:
 
 
 def read_object(data: bytes) -> dict[str, Any]:
-    """Return the object of a frame or a call.
+    """Return the JSON object of a frame, or of a call in a queue.
 
     Raises:
         RemoteProtocolError: the bytes are no JSON object, or one of another version.

@@ -58,7 +58,7 @@ _MOST_REPAIRS: Final = 50
 
 
 class Worker:
-    """Worker: the calls in progress of a process that runs agents for others.
+    """Worker: it takes calls from a broker, runs their agents in this process, and sends the replies.
 
     Args:
         connection: open connection.

@@ -195,10 +195,10 @@ def prepare(connection: Connection) -> None:
     Raises:
         HistoryFormatError: a newer version of this library has made the tables.
     """
-    if not _is_present(_version(connection)):
+    if not _is_current(_version(connection)):
         _lock_schema(connection)
         version = _version(connection)  # another process may have changed it before this one had the lock
-        if not _is_present(version):
+        if not _is_current(version):
             for migrate in MIGRATIONS[version:]:
                 migrate(connection)
             connection.execute(update(SCHEMA).values(version=len(MIGRATIONS)))
@@ -213,8 +213,8 @@ def _version(connection: Connection) -> int:
     return version
 
 
-def _is_present(version: int) -> bool:
-    """Return True if the tables have the present version; raise `HistoryFormatError` if they have a newer one."""
+def _is_current(version: int) -> bool:
+    """Return True if this is the current version of the tables; raise `HistoryFormatError` if it is a newer one."""
     if version > len(MIGRATIONS):
         raise HistoryFormatError(
             f"the tables have version {version}, and this version of miniagents knows {len(MIGRATIONS)}: "
@@ -224,7 +224,7 @@ def _is_present(version: int) -> bool:
 
 
 def _lock_schema(connection: Connection) -> None:
-    """Let other processes wait until this transaction ends, before they read the version."""
+    """Lock the schema until this transaction ends: other processes wait for that before they read the version."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     elif not connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]  # sqlite3 always has one
@@ -242,7 +242,7 @@ def _add_messages(dialect: str) -> Any:
 
 @cache
 def _lengthen_chat(dialect: str) -> Any:
-    """Return the statement that adds a count to the length of a chat, which may be new, and returns its length.
+    """Return the statement that adds a count to the length of a chat, which may be new, and returns its new length.
 
     It locks the row of the chat: other writers wait, so the positions have no gaps and become visible in their order.
     """

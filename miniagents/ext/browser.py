@@ -165,7 +165,7 @@ def _event(name: str, position: _Position | str | None, data: Any) -> bytes:
 
     Args:
         name: type of the event.
-        position: id of the event; "" makes the browser forget the last one, None leaves it.
+        position: id of the event; "" makes the browser forget the last id, None lets it keep the last id.
         data: value that is sent as JSON. There are always data: a browser drops an event without.
     """
     id_line = "" if position is None else f"id: {position}\n"

@@ -206,7 +206,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 @dataclass
 class _Rest:
-    """End of a file behind the last whole record: a record that was cut, or text of a person."""
+    """End of a file behind the last whole record: a record that was cut off, or text of a person."""
 
     messages: list[Message] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -331,7 +331,7 @@ class ChatHistoryMD(StoringHistory):
     # --- appending
 
     async def _awrite_waiting(self) -> None:
-        """Append the records of all waiting messages in one write; one task may write those of several.
+        """Append the records of all waiting messages in one write, also those that other tasks want to append.
 
         Raises:
             HistoryWriteError: the file cannot be written. The messages are kept, and written with the next append.

@@ -401,7 +401,7 @@ class _Step(MiniAgent[..., Any]):
                 ) from error
 
     async def _reply_once(self, ctx: InteractionContext, **kwargs: Any) -> None:
-        """Reply what is in the journal; without it, call the agent, and store its replies if they are complete."""
+        """Reply what the journal has of this call; if it has nothing, call the agent, and store complete replies."""
         messages = await ctx.message_promises
         hashes = [message.full_hash_key for message in messages]
         key, stored = await self._journal.find(canonical_text([self.alias, self._version, hashes, kwargs]))
@@ -522,7 +522,7 @@ def _error_of(error: Exception, place: str, kind: type[HistoryError]) -> History
 
 
 def _cause_of(error: Exception) -> BaseException:
-    """Return the error of the driver, whose text and traceback show no texts of messages."""
+    """Return the error of the driver, whose text and traceback show no texts of messages; return others unchanged."""
     cause: BaseException = _store().error_of_driver(error)
     return cause
 

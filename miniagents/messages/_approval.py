@@ -31,7 +31,7 @@ class Approval(Message):
 
 
 class PendingApproval(Message):
-    """A question: may this call of a tool run? The text shows the call; the field `call` counts.
+    """A question: may this call of a tool run? Its text shows the call to people; the decision is on the field `call`.
 
     The agent that a tool has as `approve=` is sent one for each call, and replies `grant()` or `refuse()`. If that
     agent replies nothing, the question is the last reply of the agent that wants to run the call.

@@ -132,7 +132,7 @@ GROWTH: Final = 1.02
 async def read_partial_json(batches: AsyncIterator[list[str]]) -> AsyncIterator[Any]:
     """Yield the value of a growing JSON text, at most once for each 2 % of growth, and at last the whole value.
 
-    A text that is cut inside of a string, a list or an object has the part that is there as its value.
+    The value of a text that ends inside of a string, a list or an object is the part that is there.
 
     Raises:
         ValueError: the whole text is no JSON.

@@ -343,7 +343,7 @@ class AssistantMessage(Message, OutputOf[O_co]):
         Each access makes a new value. A message that was stored and loaded again has no type: `parse` takes one.
 
         Raises:
-            OutputInvalidError: the text is no valid output, as that of `OutputInvalidError.partial`.
+            OutputInvalidError: the text is no valid output, as in the message of `OutputInvalidError.partial`.
         """
         type_ = getattr(self, "_output_type", None)
         return None if type_ is None else type_.read_message(self)  # type: ignore[return-value]  # its type says None

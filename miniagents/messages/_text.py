@@ -323,7 +323,7 @@ class TextSplitter:
         self._separator = re.compile("|".join(separators))
 
     def is_plain(self, token: str) -> bool:
-        """Return True if a token only continues the current part, for any text after it. It needs no call of `feed`."""
+        """Return True if a token only continues the current part, for any text after it; it then needs no `feed`."""
         return self._special_now is not None and self._special_now.isdisjoint(token)
 
     def feed(self, token: str) -> list[tuple[bool, str]]:

@@ -267,7 +267,7 @@ class ProviderAdapter(ABC):
 
     @abstractmethod
     def output_format(self, output: Output, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters that ask for an output by its schema, with those of the same names in `request`.
+        """Return the parameters that ask for an output by its schema; what `request` has under their names is kept.
 
         Raises:
             TypeError: the type has no strict schema.

@@ -107,11 +107,11 @@ class _OpenCalls:
         for key, group in of_answer.items():
             self._by_key.setdefault(key, []).append(group)
 
-    def take(self, result: ToolResult) -> _Call | None:
+    def find(self, result: ToolResult) -> _Call | None:
         """Return the call that a result answers, and None if there is none.
 
-        That is the first call with the result's id in the latest answer that has one, of the result's name if there is
-        such a call. A result without an id belongs to a call of its name, or else to any.
+        Calls fit by the result's id; for a result without an id, by its name; without either, all fit. Return a fitting
+        call of the latest answer with one: the first of the result's name, or else the first.
         """
         name = result.more.get("name")
         by_name = ("any", "") if name is None else ("name", str(name))
@@ -148,7 +148,7 @@ def pair(
     for item in items:
         calls: list[_Call] = []
         if isinstance(item, ToolResult):
-            if (call := open_calls.take(item)) is not None:
+            if (call := open_calls.find(item)) is not None:
                 call.result = item
                 continue
             if not rules.keeps_unknown_results:
@@ -283,7 +283,7 @@ def _id_in_block(block: Mapping[str, Any]) -> str:
 
 
 def _with_calls_as_text(message: Message, calls: list[_Call]) -> Message:
-    """Return an answer with its calls as text behind its own text, and without the provider's own form."""
+    """Return an answer with its calls as text behind its own text, and without `content_blocks` and `output`."""
     texts = [f"[called {call.use.name} with {call.use.arguments.strip() or '{}'}]" for call in calls]
     content: Any = message.content
     if isinstance(content, tuple):

@@ -158,7 +158,10 @@ def check_parameters(settings: Mapping[str, Any], api: str, warned: set[str]) ->
 
 
 def _fits(value: Any, kind: _Kind) -> bool:
-    """Return True if a value has a type of `kind`, or no plain type, which is not judged; a bool is no number."""
+    """Return True if a value has a type of `kind`; a bool is no number.
+
+    A value of no plain type, such as an object of an SDK, always fits.
+    """
     if isinstance(value, kind.types) and (type(value) is not bool or bool in kind.types or object in kind.types):
         return True
     return not isinstance(value, _PLAIN_TYPES)

@@ -60,8 +60,8 @@ def check_roles(messages: Iterable[Message], alias: str) -> None:
 def messages_for_model(messages: Iterable[Message], alias: str) -> list[Message]:
     """Return the messages that a model is sent.
 
-    Errors and approvals are left out, and so are interrupted messages, but for answers with calls. Errors name the
-    agent by `alias`.
+    Errors and approvals are left out, and so are interrupted messages except answers with calls. Texts of errors name
+    the agent by `alias`.
 
     Raises:
         TypeError: a message has a role that no model knows.
@@ -251,7 +251,7 @@ def _result_content(content: Any, write_image: Callable[[str], dict[str, Any]], 
 
     Args:
         content: the content of a `ToolResult`.
-        write_image: function that returns an image as a part; see `_image_url`.
+        write_image: function that gets the URL of an image, which may be a data URL, and returns the image as a part.
         text_type: the type of parts that are texts.
     """
     if not isinstance(content, list):

@@ -66,7 +66,10 @@ class Redactor:
         self._unread: list[Iterable[str]] = [secrets] if secrets else []
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Add secrets to be replaced, including their forms in a URL and in JSON; leave out ones below `_SHORTEST`."""
+        """Add secrets to be replaced, also in their forms in a URL and in JSON.
+
+        Leave out secrets of fewer than `_SHORTEST` characters.
+        """
         forms = {
             form
             for secret in secrets
@@ -76,7 +79,7 @@ class Redactor:
         self._secrets = sorted({*self._secrets, *forms}, key=len, reverse=True)
 
     def learn_later(self, secrets: Iterable[str]) -> None:
-        """Add secrets that are read before the next redaction: most requests have nothing to redact."""
+        """Add secrets that are read only when a text is redacted next, because most requests have nothing to redact."""
         self._unread.append(secrets)
 
     def _known_secrets(self) -> list[str]:

@@ -242,7 +242,7 @@ class ResponseBody:
         return []
 
     def skip(self, chunk: bytes) -> None:
-        """Decompress bytes that come after the end of the answer, only to detect a compressed body that was cut."""
+        """Decompress bytes that come after the end of the answer, only to detect that a compressed body was cut off."""
         if self._inflater is not None:
             self._inflater.feed(chunk)
 

@@ -194,9 +194,9 @@ class _Anthropic(ProviderAdapter):
         return await shared_client("anthropic", "ANTHROPIC_", anthropic.AsyncAnthropic)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check the settings, including that the output is no forced call if thinking is enabled, too.
+        """Check the settings; refuse enabled thinking together with an output as a forced call.
 
-        Raise `TypeError` or `ValueError` for an invalid one.
+        Raise `TypeError` or `ValueError` for an invalid setting.
         """
         super().check_settings(settings)
         thinking, choice = settings.get("thinking") or {}, settings.get("tool_choice")

@@ -360,8 +360,9 @@ class ChatSession(Session):
     def _begins_another_choice(self, choice: dict[str, Any]) -> bool:
         """Return True if this chunk may begin a second choice; then indexes count from now on, until `_on_done`.
 
-        Such a chunk has a role and nothing else. All chunks before it had the index of the first choice, and held text.
-        If the first choice has not ended, later parts of other choices are also kept in `_undecided`.
+        Such a chunk has a role and nothing else. Before it, the first choice has got a role and text, no other index
+        has come, and no chunk had a role together with text. If the first choice has not ended, later parts of other
+        choices are also kept in `_undecided`.
         """
         delta = choice.get("delta")
         bare = (
@@ -476,8 +477,8 @@ class ChatSession(Session):
     def _process_tool_calls(self, state: _ChoiceState, fragments: Any) -> None:
         """Add the fragments of tool calls in a delta to a choice; raise `StreamProtocolError` for a wrong form.
 
-        Skip a null in the list, and accept one call without a list, both with a doubt. Note the calls of the first
-        choice.
+        Skip a null in the list, and accept one call without a list, both with a doubt. Pieces of calls of the first
+        choice are events beside the text, too.
         """
         if type(fragments) is dict and fragments.get("function"):
             self._note_doubt("tool_calls", fragments)

@@ -300,7 +300,7 @@ class ResponsesSession(Session):
     def _process_output(self, output: list[Any]) -> str:
         """Complete the items by those of the last event, and return the part of their text that has not arrived.
 
-        If sequence numbers contradict each other, return "" after the first text.
+        If sequence numbers contradict each other, return "" if any text has arrived.
 
         Raises:
             StreamProtocolError: the text of the response does not begin with the text that has arrived.
