@@ -245,8 +245,8 @@ def _check_no_running_loop(awaitable: Awaitable[Any] | None) -> None:
         return
     _close_unawaited(awaitable)
     raise RuntimeError(
-        "MiniAgents().run(...) begins a loop of its own, and one is running here already, as in every notebook: write "
-        "`async with MiniAgents():` and `await amain()` below it, not `MiniAgents().run(amain())`"
+        "MiniAgents().run(...) begins an event loop of its own, and one is running here already, as in every notebook: "
+        "write `async with MiniAgents():` and `await amain()` below it, not `MiniAgents().run(amain())`"
     )
 
 

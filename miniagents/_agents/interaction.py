@@ -83,7 +83,7 @@ class _ServerCallScope(_CallScope):
         self._context = context
 
     def on_call_collected(self, messages: MessageSequence) -> None:
-        """Finish the call soon, in the loop of the context; do nothing if it is finished."""
+        """Finish the call soon, in the event loop of the context; do nothing if it is finished."""
         if self.unfinished_calls is not None and messages in self.unfinished_calls:
             self._context.call_soon(partial(self.finish_call, messages))
 

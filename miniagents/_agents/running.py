@@ -1,4 +1,4 @@
-"""Running a program: its loop, and the effects of Ctrl-C, SIGTERM and interrupts that tasks raise.
+"""Running a program: its event loop, and the effects of Ctrl-C, SIGTERM and interrupts that tasks raise.
 
 With `asyncio.Runner`, the main coroutine gets a `CancelledError` on Ctrl-C, and it does not see an interrupt that
 another task raises. With `Runner`, the main coroutine gets either of them once, as the interrupt itself.
@@ -225,7 +225,7 @@ class _CaughtSignal:
 
     Args:
         number: the signal.
-        handler: called in the loop; if it returns False, the signal has its former effect.
+        handler: called in the event loop; if it returns False, the signal has its former effect.
     """
 
     def __init__(self, number: int, handler: Callable[[], object]) -> None:
@@ -237,7 +237,7 @@ class _CaughtSignal:
         self.is_active = True
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Let the loop call the handler some steps later.
+        """Let the event loop call the handler some steps later.
 
         Pass the signal on at once if the loop has not called the handler for the last signal yet, or has been closed,
         or if the `with` block of `catch_signal` has ended. Pass on a SIGTERM twice if another signal came before: the
@@ -255,7 +255,7 @@ class _CaughtSignal:
         self._loop.call_soon_threadsafe(self._step, number)
 
     def _step(self, number: int) -> None:
-        """Count a step of the loop, and call the handler after the last one.
+        """Count one of the loop steps before the handler, and call the handler after the last one.
 
         Pass the signal on if the handler returns False, or if the `with` block of `catch_signal` has ended.
         """
@@ -278,7 +278,7 @@ class _CaughtSignal:
 
 @contextmanager
 def catch_signal(number: int, handler: Callable[[], object]) -> Iterator[None]:
-    """Call `handler` in the loop when the signal `number` comes during the `with` block.
+    """Call `handler` in the event loop when the signal `number` comes during the `with` block.
 
     If `handler` returns False, the signal has its former effect. Outside the main thread, do nothing.
     """

@@ -224,7 +224,7 @@ async def run_function(
     the text so far.
 
     Args:
-        function: an async function, an async generator function, or any other function, which runs in a thread.
+        function: an async function, an async generator function, or any other function, which runs in a new thread.
         arguments: its keyword arguments.
         name: the name of the thread.
     """
@@ -303,7 +303,7 @@ def _refuse(value: Any) -> Any:
 
 
 class _Yielded(NamedTuple):
-    """Values that a generator has yielded in a thread."""
+    """Values of a generator that was read to its end in another thread than that of the event loop."""
 
     text: str
     error: BaseException | None

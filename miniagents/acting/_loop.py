@@ -88,7 +88,7 @@ _NOT_RUN = ("content_filter", "refusal")
 """Reasons for the end of an answer after which its calls do not run, and the tool loop ends."""
 
 _CUT = (
-    "The call did not run: the answer has reached its length limit, and the arguments may be cut. "
+    "The call did not run: the answer has reached its length limit, and the arguments may be incomplete. "
     "Write a shorter answer, or make fewer calls at once."
 )
 

@@ -95,7 +95,7 @@ class FrameWriter:
         if len(records) > 1:
             middle = len(records) // 2
             return self.write(records[:middle]) + self.write(records[middle:])
-        slices = cut(json.dumps(_safe(records)), self._limit)
+        slices = split_text(json.dumps(_safe(records)), self._limit)
         frames: list[bytes] = []
         for index, text in enumerate(slices):
             self.number += 1
@@ -104,7 +104,7 @@ class FrameWriter:
         return frames
 
 
-def cut(text: str, limit: int) -> list[str]:
+def split_text(text: str, limit: int) -> list[str]:
     """Return an ASCII text in pieces, each for a frame of `limit` bytes, also if JSON escapes double its length."""
     size = max((limit - _PART_HEAD) // 2, 1)
     return [text[start : start + size] for start in range(0, len(text), size)]

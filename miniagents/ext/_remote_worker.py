@@ -86,8 +86,8 @@ class Worker:
         self._calls: dict[str, RunningCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_calls = asyncio.Event()
-        self._has_slot = asyncio.Event()
-        self._has_slot.set()
+        self._may_start = asyncio.Event()
+        self._may_start.set()
 
     async def run(self) -> None:
         """Take and run calls until SIGTERM, then end those in progress; cancel them if this task is cancelled."""
@@ -144,20 +144,20 @@ class Worker:
     async def _take(self, alias: str) -> None:
         """Take calls of one agent from its queue while fewer than `concurrency` calls are in progress, and start them.
 
-        A call that comes when as many are in progress is given back.
+        If as many are in progress when a call comes, give the call back to the queue.
         """
         while True:
-            await self._has_slot.wait()
-            count = max(1, self._free_slots // len(self._agents))
+            await self._may_start.wait()
+            count = max(1, self._startable_calls // len(self._agents))
             for queued in await self._until_connected(partial(self._connection.take, alias, count)):
-                if self._free_slots > 0:
+                if self._startable_calls > 0:
                     self._start(queued)
-                else:  # other agents of this worker have got the slots meanwhile
+                else:  # other agents of this worker have taken calls meanwhile
                     with suppress(ConnectionError):
                         await queued.give_back()
 
     @property
-    def _free_slots(self) -> int:
+    def _startable_calls(self) -> int:
         """Number of calls that may be started now."""
         return self._concurrency - len(self._tasks)
 
@@ -166,13 +166,13 @@ class Worker:
         task = asyncio.create_task(self._run_call(queued), name="remote call")
         self._tasks.add(task)
         task.add_done_callback(self._on_ended)
-        if self._free_slots <= 0:
-            self._has_slot.clear()
+        if self._startable_calls <= 0:
+            self._may_start.clear()
 
     def _on_ended(self, task: asyncio.Task[None]) -> None:
         """Remove the task of a call that has ended, so that another call can be taken; log an error of the task."""
         self._tasks.discard(task)
-        self._has_slot.set()
+        self._may_start.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("A remote call has failed at the worker", exc_info=error)
 

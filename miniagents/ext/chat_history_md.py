@@ -316,7 +316,7 @@ class ChatHistoryMD(StoringHistory):
             raise HistoryFormatError(f"{self._name}, line 1: this is not a chat history, no message begins in it")
         if line := earlier_head(data):
             raise HistoryFormatError(
-                f"{self._name}, line {line}: an earlier version wrote this message, in a form that is read no longer. "
+                f"{self._name}, line {line}: an earlier version wrote this message, in a form that is no longer read. "
                 f"Read the file with that version, or begin a new one."
             )
 

@@ -60,7 +60,7 @@ class _RequestLimits:
             WeakKeyDictionary()
         )
 
-    def slot(self, at_once: int | None) -> AbstractAsyncContextManager[Any]:
+    def admit(self, at_once: int | None) -> AbstractAsyncContextManager[Any]:
         """Return a context manager for one request: it waits until fewer than `at_once` run, and then counts as one.
 
         Requests in one event loop with the same `at_once` count together. None sets no limit.
@@ -452,7 +452,7 @@ class ProviderAdapter(ABC):
                 meter=ctx.make_meter(_listed_prices(self.provider, client.url)),
                 send=partial(create, **arguments),
                 new_session=new_session,
-                slot=partial(self.limits.slot, max_concurrent_requests),
+                admit=partial(self.limits.admit, max_concurrent_requests),
                 streamed=streamed,
                 asks_for_usage=partial(_asks_for_usage, arguments),
                 retry=NO_RETRY if retry is None else retry,

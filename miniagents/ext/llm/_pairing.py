@@ -237,7 +237,7 @@ def _rewritten(message: Message, calls: list[_Call], kept: list[_Call], rules: P
             ]
     for name, value in own.items():
         if value is not None:
-            blocks = None if is_cut and name == "output" else _own_form(value, in_fields, kept, is_cut)
+            blocks = None if is_cut and name == "output" else _provider_form(value, in_fields, kept, is_cut)
             if blocks is None or changed or is_cut:
                 update[name] = blocks
     return message.model_copy(update=update) if update else message
@@ -254,7 +254,7 @@ _CALL_TYPES = {"tool_use": "id", "function_call": "call_id", "custom_tool_call":
 """Fields that hold the id of a call, by the type of a block or an item in a provider's own form of an answer."""
 
 
-def _own_form(value: Any, calls: list[_Call], kept: list[_Call], is_cut: bool) -> list[Any] | None:
+def _provider_form(value: Any, calls: list[_Call], kept: list[_Call], is_cut: bool) -> list[Any] | None:
     """Return `content_blocks` or `output` of an answer with the ids of the prompt and without dropped calls.
 
     Return None if its calls are not `calls`, or if it is no list of objects. Of an answer that broke off, keep only

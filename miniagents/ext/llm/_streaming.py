@@ -366,7 +366,7 @@ class LLMCall:
     closes the response."""
     new_session: Callable[[], Session]
     """Function that makes a session for one attempt."""
-    slot: Callable[[], AbstractAsyncContextManager[Any]]
+    admit: Callable[[], AbstractAsyncContextManager[Any]]
     """Function that returns a context manager, in which the request counts as one of the concurrent requests."""
     streamed: bool
     """True if a stream is asked for."""
@@ -418,7 +418,7 @@ async def stream_answer(
             yield AnswerRestarted()
         try:
             # One generator does all: to pass a token through a second one costs as much time as to decode it.
-            async with call.slot():
+            async with call.admit():
                 end_request = _begin_request(call, failure)
                 with _StallWatch(call.stall_timeout if call.streamed else None, call.provider) as watch:
                     async with call.send() as response:
