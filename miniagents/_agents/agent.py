@@ -343,7 +343,7 @@ def _check_alias(alias: str) -> str:
 def _check_function(function: Any) -> None:
     """Raise `TypeError`, with what to write instead, for an object that cannot be the function of an agent."""
     if isinstance(function, MiniAgent):
-        raise TypeError("`miniagent` takes a function, not an agent: write `agent.fork(...)`, not `miniagent(agent)`")
+        raise TypeError("An agent must be an async function, no agent: write `agent.fork(...)`, not `miniagent(agent)`")
     if inspect.isasyncgenfunction(function):
         raise TypeError(
             f"An agent must be an async function that replies by its context: write `ctx.reply(...)`, not `yield ...`, "

@@ -393,7 +393,7 @@ class NotAwaited:
             raise AttributeError(f"A {kind} has no {name!r}: write `{right}`, not `{spelling.promise}.{name}`")
 
         def __getitem__(self, index: object) -> NoReturn:
-            """Raise `TypeError`, with the line to write in place of an index, of `for` or of `in`."""
+            """Raise `TypeError`, with the line to write in place of an index or of `for`."""
             promise, piece, whole, single, _ = self.spelling
             if isinstance(index, str):  # a field, as if the message were a dict
                 right = f"{single}.{index}"
@@ -409,22 +409,34 @@ class NotAwaited:
             right, wrong = f"len({self.spelling.whole})", f"len({self.spelling.promise})"
             raise TypeError(f"A {type(self).__name__} has no length before its end: write `{right}`, not `{wrong}`")
 
+        def __contains__(self, item: object) -> NoReturn:
+            """Raise `TypeError`, with the line to write."""
+            raise self._error_of_expression(f"{_short(item)} in ", "")
+
+        def __format__(self, format_spec: str) -> NoReturn:
+            """Raise `TypeError`, with the line to write: the state of a promise is no text for a message."""
+            name, result = self.spelling.promise, self.spelling.single[1:-1]
+            raise TypeError(
+                f'A {type(self).__name__} has to be awaited: write `f"{{{result}}}"`, not `f"{{{name}}}"`. '
+                f"`{{{name}!r}}` shows its state"
+            )
+
         def __bool__(self) -> bool:
             """Return True, whatever has come."""
             return True  # without it, `if promise:` would ask for the length
 
         def __add__(self, other: object) -> NoReturn:
             """Raise `TypeError`, with the line to write."""
-            raise self._error_of_sum("", f" + {_short(other)}")
+            raise self._error_of_expression("", f" + {_short(other)}")
 
         def __radd__(self, other: object) -> NoReturn:
             """Raise `TypeError`, with the line to write."""
-            raise self._error_of_sum(f"{_short(other)} + ", "")
+            raise self._error_of_expression(f"{_short(other)} + ", "")
 
-        def _error_of_sum(self, before: str, after: str) -> TypeError:
-            """Return the error for the sum `{before}promise{after}`.
+        def _error_of_expression(self, before: str, after: str) -> TypeError:
+            """Return the error for the expression `{before}promise{after}`.
 
-            Its text shows the sum with the promise awaited.
+            Its text shows the expression with the promise awaited.
             """
             right, wrong = self.spelling.text or self.spelling.single, self.spelling.promise
             return TypeError(

@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, cast
 
 from pydantic import Field
 from typing_extensions import TypeVar
@@ -120,6 +120,14 @@ class Message(Frozen):
         if content is None:
             return _json_of_fields(self)
         return "\n".join(text for text in map(_text_of_part, content) if text is not None)
+
+    def __contains__(self, item: object) -> NoReturn:
+        """Raise `TypeError`, with the line to write: pydantic would look among pairs of a name and a value."""
+        short = repr(item) if isinstance(item, str) and len(item) <= 30 else "..."
+        raise TypeError(
+            f"A {type(self).__name__} has a text and fields: write `{short} in str(message)`, "
+            f"or `hasattr(message, ...)` for a field, not `{short} in message`"
+        )
 
     def parse(self, type_: TypeForm[T], /) -> T:
         """Return the value of the text, which is JSON of this type.

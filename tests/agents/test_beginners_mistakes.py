@@ -93,8 +93,38 @@ WRONG_LINES: dict[str, tuple[Callable[[Given], Any], type[Exception], str, str]]
     "in": (
         lambda given: "x" in given.promise,  # type: ignore[operator]
         TypeError,
-        "`promise[0]`",
-        "`str(await promise)[0]`",
+        "`'x' in promise`",
+        "`'x' in str(await promise)`",
+    ),
+    "in replies": (
+        lambda given: "x" in given.replies,  # type: ignore[operator]
+        TypeError,
+        "`'x' in replies`",
+        "`'x' in str(await replies.last)`",
+    ),
+    "in a message": (
+        lambda given: "x" not in Message("x"),
+        TypeError,
+        "`'x' in message`",
+        "`'x' in str(message)`",
+    ),
+    "promise in an f-string": (
+        lambda given: f"Judge: {given.promise}",
+        TypeError,
+        '`f"{promise}"`',
+        '`f"{await promise}"`',
+    ),
+    "replies in an f-string": (
+        lambda given: f"Judge: {given.replies}",
+        TypeError,
+        '`f"{replies}"`',
+        '`f"{await replies.last}"`',
+    ),
+    "promise in a format": (
+        lambda given: "Judge: {}".format(given.promise),  # noqa: UP032 - it asks in another way
+        TypeError,
+        '`f"{promise}"`',
+        '`f"{await promise}"`',
     ),
     "index of replies": (
         lambda given: given.replies[-1],  # type: ignore[index]
@@ -359,7 +389,7 @@ async def test_printed_promise_names_its_agent_and_its_state(
         assert str(replies) == "<MessageSequencePromise of WRITER, pending>"
         given, promise = [reply async for reply in replies]
         assert str(given) == "<MessagePromise, resolved>"  # a text that was replied has no agent that still works on it
-        assert f"{promise}" == "<MessagePromise of WRITER, pending>"
+        assert f"{promise!r}" == "<MessagePromise of WRITER, pending>"
         act(slow, promise)
         slow.go_on.set()
         await asyncio.wait([asyncio.ensure_future(iterate_quietly(promise))])
