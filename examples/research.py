@@ -51,7 +51,7 @@ async def team(ctx: InteractionContext, topics: list[str], client: AsyncOpenAI) 
 async def amain(client: AsyncOpenAI) -> None:
     """Let team and critic take turns, and print notes and verdicts."""
     critic = create_openai_agent(
-        "gpt-4o", async_client=client, alias="CRITIC", output=Verdict, system="What is missing?"
+        "gpt-4o", async_client=client, alias="CRITIC", output=Verdict, system="You check notes."
     )
     history = InMemoryChatHistory()
     await history.aappend(UserMessage(QUESTION))
@@ -64,7 +64,8 @@ async def amain(client: AsyncOpenAI) -> None:
                 print(token, end="", flush=True)
             print()
         await history.aappend(notes)
-        topics = (await critic.trigger(await history.aload_chat_history()).last).parsed.missing
+        verdict = await critic.trigger([await history.aload_chat_history(), "What is missing?"]).last
+        topics = verdict.parsed.missing
         print(f"[missing: {', '.join(topics) or 'nothing'}]")
     usage = MiniAgents.get_current().usage
     print(f"{usage.requests} requests, {usage.input_tokens} tokens read, {usage.output_tokens} written.")

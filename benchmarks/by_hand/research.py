@@ -162,8 +162,9 @@ async def amain(client: AsyncOpenAI) -> None:
         for task in tasks:
             print(task.result()["content"])
             history.append(task.result())
-        system = {"role": "system", "content": "What is missing?"}
-        answer = await ask(client, totals, [system, *history], response_format=VERDICT_SCHEMA)
+        system = {"role": "system", "content": "You check notes."}
+        question = {"role": "user", "content": "What is missing?"}
+        answer = await ask(client, totals, [system, *history, question], response_format=VERDICT_SCHEMA)
         topics = Verdict.model_validate_json(answer["content"]).missing
         print(f"[missing: {', '.join(topics) or 'nothing'}]")
     print(f"{totals.requests} requests, {totals.read} tokens read, {totals.written} written.")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import operator
 import os
 from abc import ABC, abstractmethod
@@ -26,6 +27,7 @@ from miniagents.acting._loop import LoopSettings, run_loop
 from miniagents.acting._output import Output
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
+from miniagents.ext.llm._pairing import field_of
 from miniagents.ext.llm._parameters import check_parameters
 from miniagents.ext.llm._prompts import check_roles, messages_for_model
 from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of_client
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from miniagents.miniagents import InteractionContext
     from miniagents.observing import Observation
 
+
+logger = logging.getLogger("miniagents.llm")
 
 _UNLIMITED = nullcontext()
 
@@ -220,6 +224,7 @@ class ProviderAdapter(ABC):
         self.limits = _RequestLimits()
         self._misspelled: set[str] = set()
         """Names of parameters that a warning was logged for."""
+        self._has_warned_of_role = False
 
     @abstractmethod
     async def default_client(self) -> Any:
@@ -351,6 +356,21 @@ class ProviderAdapter(ABC):
         others = {key: value for key, value in request.items() if key != "tool_choice"}
         return others if choice is None else {**others, "tool_choice": choice}
 
+    def _warn_of_last_role(self, message: Message, alias: str) -> None:
+        """Log a warning, once for an agent and its forks, if the last message of a prompt is the answer of a model.
+
+        The prompt is sent nevertheless: a user may want the model to go on with the text, as older models do. Claude
+        4.6 and later refuse it, see "Prefill removal" in Anthropic's "What's new in Claude 4.6".
+        """
+        if message.role == "assistant" and not field_of(message, "tool_calls") and not self._has_warned_of_role:
+            self._has_warned_of_role = True
+            logger.warning(
+                "%s: the prompt ends with a message of the role assistant, which the model is to go on with; Claude "
+                "4.6 and later refuse that. To send it the answer of another agent, write "
+                "`replies.as_single_text_promise(role='user')`, not `replies`",
+                alias,
+            )
+
     def _asked(
         self, url: Any, messages: list[Message], system: Any, parameters: Mapping[str, Any], streamed: bool
     ) -> dict[str, Any]:
@@ -425,6 +445,7 @@ class ProviderAdapter(ABC):
             The operation of the observers begins here, with the first attempt.
             """
             messages = messages_for_model(await MessageSequencePromise.of_items(incoming), alias)
+            self._warn_of_last_role(messages[-1], alias)
             client = _without_retries(await self.default_client() if async_client is None else async_client)
             origin = f"{self.api(request)} {client.host}"
             parameters = self._with_tool_choice(request, toolset, output_tool, has_results=messages[-1].role == "tool")

@@ -201,3 +201,37 @@ async def test_role_that_no_model_knows_is_refused_before_a_key_is_asked_for(
     assert "WRITER" in str(raised.value)
     assert f"`role={near!r}`" in str(raised.value)
     assert f"`role={role!r}`" in str(raised.value)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_prompt_that_ends_with_the_answer_of_a_model_is_warned_of_once(
+    provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer of a model is sent to another one as it is, and logs one warning with the line to write."""
+    wire = kit.Wire(kit.Reply(kit.chat("ok") if provider == "openai" else kit.message("ok")))
+    create = create_openai_agent if provider == "openai" else create_anthropic_agent
+    agent = create("m", alias="CRITIC", async_client=getattr(wire, provider)())
+    async with MiniAgents():
+        draft = Message("The sea is big.", role="assistant")
+        for critic in (agent, agent.fork(alias="FORK"), agent):
+            await critic.trigger(["Write a line.", draft])
+    assert wire.bodies[0]["messages"][-1]["role"] == "assistant"
+    (text,) = warnings_of(caplog)
+    assert text.startswith("CRITIC: ")
+    assert "as_single_text_promise(role='user')" in text
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+async def test_answer_with_another_role_is_a_message_of_the_user_for_the_next_model(
+    provider: str, kit: Kit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer that `as_single_text_promise` gives the role user streams, and is sent as a user's text."""
+    wire = kit.Wire(kit.Reply(kit.chat("The ", "sea") if provider == "openai" else kit.message("The ", "sea")))
+    create = create_openai_agent if provider == "openai" else create_anthropic_agent
+    agent = create("m", async_client=getattr(wire, provider)())
+    async with MiniAgents():
+        draft = agent.trigger("Write a line.").as_single_text_promise(role="user")
+        await agent.trigger(draft)
+        assert [token async for token in draft] == ["The ", "sea"]
+    assert wire.bodies[1]["messages"] == [{"role": "user", "content": "The sea"}]
+    assert not warnings_of(caplog)
