@@ -1,6 +1,5 @@
 """Messages, promises of messages, and sequences of messages."""
 
-from miniagents.messages._approval import Approval, PendingApproval
 from miniagents.messages._events import (
     AnswerFinished,
     AnswerRestarted,
@@ -11,11 +10,12 @@ from miniagents.messages._events import (
     ToolCallDelta,
     ToolCallReady,
 )
-from miniagents.messages._message import (
+from miniagents.messages._message import Message, MessagePromise
+from miniagents.messages._roles import (
+    Approval,
     AssistantMessage,
     ErrorMessage,
-    Message,
-    MessagePromise,
+    PendingApproval,
     SystemMessage,
     ToolCall,
     ToolMessage,

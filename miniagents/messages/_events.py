@@ -17,7 +17,8 @@ from miniagents._promising.pauses import FIRST_READ, MOST_READ_PER_LOOK, Pauses
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from miniagents.messages._message import Message, MessageCell, ToolCall
+    from miniagents.messages._message import Message, MessageCell
+    from miniagents.messages._roles import ToolCall
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Messages, the immutable values that agents send each other, and promises of messages, whose text streams.
 
-`Message` and its subclasses by role; `Usage` and `ToolCall`, parts of a model's answer; `MessagePromise` with its cell,
-which collects the tokens. Independent of sequences of messages and of agents.
+`Message`, and `MessagePromise` with its cell, which collects the tokens. Independent of roles, of sequences of messages
+and of agents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from miniagents.messages._events import (
     read_events,
     read_partial_json,
 )
-from miniagents.messages._parsing import O_co, OutputOf, OutputType, output_type
+from miniagents.messages._parsing import OutputType, output_type
 
 if TYPE_CHECKING:
     import asyncio
@@ -230,166 +230,6 @@ def _text_of_part(part: str | Mapping[str, Any]) -> str | None:
         return part
     text = part.get("text")
     return text if isinstance(text, str) else None
-
-
-class Usage(Frozen):
-    """Numbers of tokens that a request took, with one meaning for all providers; None for a number that is not known.
-
-    Other numbers that the provider sends are extra fields.
-    """
-
-    input_tokens: int | None = None
-    """Tokens of the prompt, including those that were read from or written to a cache."""
-    output_tokens: int | None = None
-    """Tokens of the answer, including reasoning."""
-    cached_tokens: int | None = None
-    """Tokens of the prompt that were read from a cache: a part of `input_tokens`."""
-    cache_write_tokens: int | None = None
-    """Tokens of the prompt that were written to a cache: a part of `input_tokens`."""
-    reasoning_tokens: int | None = None
-    """Tokens of the model's thoughts: a part of `output_tokens`."""
-    total_tokens: int | None = None
-    """Tokens of prompt and answer."""
-    raw: Mapping[str, Any] | None = None
-    """The provider's own usage object, unchanged."""
-
-    # Type checkers derive a constructor from the declared fields, which would refuse extra fields.
-    if TYPE_CHECKING:
-
-        def __init__(self, **fields: Any) -> None: ...
-
-
-class ToolCall(Frozen):
-    """A call of a tool that the model asks for. Other fields that the provider sends, such as `type`, are extra."""
-
-    id: str | None = None
-    name: str | None = None
-    arguments: str = ""
-    """The arguments as the model wrote them: usually JSON, but not checked."""
-    echo: Mapping[str, str] | None = None
-    """Extra fields that go back to the provider with the call: its names for them, with the names they have here."""
-
-    if TYPE_CHECKING:
-
-        def __init__(self, **fields: Any) -> None: ...
-
-    def __str__(self) -> str:
-        """Return the call as Python would write it, such as `get_weather(city="Rome")`, with values as JSON."""
-        try:
-            values = json.loads(self.arguments or "{}")
-            pairs = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
-        except (ValueError, AttributeError, RecursionError):  # no JSON object: as the model wrote it
-            return f"{self.name}({self.arguments})"
-        return f"{self.name}({', '.join(pairs)})"
-
-
-class UserMessage(Message):
-    """A message to a model, from a user or from an agent in the user's place."""
-
-    role: str | None = "user"
-
-    # Type checkers derive a constructor from the declared fields, which would refuse extra fields.
-    if TYPE_CHECKING:
-
-        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
-
-
-class SystemMessage(Message):
-    """Instructions to a model."""
-
-    role: str | None = "system"
-
-    if TYPE_CHECKING:
-
-        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
-
-
-class AssistantMessage(Message, OutputOf[O_co]):
-    """An answer of a model: its text, its other parts, and how it ended. Other fields of the provider are extra.
-
-    The class parameter is for type checkers: the type of `parsed`. `AssistantMessage[int]` is the class itself.
-    """
-
-    # The type of the output that was asked for. It belongs to the object and is no part of its value.
-    __slots__ = ("_output_type",)
-
-    role: str | None = "assistant"
-
-    model: str | None = None
-    """The name of the model, as the API reports it."""
-    id: str | None = None
-    """The provider's id of the answer."""
-    finish_reason: str | None = None
-    """The reason for the end, in words of all providers: stop, length, tool_calls, content_filter, refusal, ..."""
-    provider_finish_reason: str | None = None
-    """The reason for the end in the provider's own word."""
-    usage: Usage | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    refusal: str | None = None
-    """The text with which the model refuses to answer."""
-    reasoning: str | None = None
-    """The model's thoughts before the answer, as far as the provider shows them."""
-    choices: tuple[AssistantMessage, ...] = ()
-    """The second and later answers, if the request asked for several; this message is the first answer."""
-    interrupted: bool = False
-    """True if the answer broke off: the fields hold the part that had arrived."""
-    origin: str | None = None
-    """The API and the host that the answer came from, such as "chat api.openai.com"; None if it did not come from one.
-
-    A prompt for the same origin gets what only that provider can read, such as the fields of `echo`.
-    """
-    echo: Mapping[str, str] | None = None
-    """Fields that go back to the provider in a prompt: its names for them, with the names they have here.
-
-    `{"reasoning_content": "reasoning"}` says that `reasoning` goes back as `reasoning_content`.
-    """
-
-    @property
-    def parsed(self) -> O_co:
-        """The output that the agent was asked for (`output=`), made of the text; None for an agent without output.
-
-        Each access makes a new value. A message that was stored and loaded again has no type: `parse` takes one.
-
-        Raises:
-            OutputInvalidError: the text is no valid output, as in the message of `OutputInvalidError.partial`.
-        """
-        type_ = getattr(self, "_output_type", None)
-        return None if type_ is None else type_.read_message(self)  # type: ignore[return-value]  # its type says None
-
-    if TYPE_CHECKING:
-
-        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
-
-    else:
-        # Pydantic's own would make another class, with another name in hashes and dumps.
-        __class_getitem__ = OutputOf.__dict__["__class_getitem__"]
-
-
-class ToolMessage(Message):
-    """The result of a tool, for the model that called it."""
-
-    role: str | None = "tool"
-
-    tool_call_id: str | None = None
-    """The id of the call; None if the provider has sent none."""
-    name: str | None = None
-    """The name of the tool."""
-    is_error: bool = False
-    """True if the call failed: the content says why."""
-
-    if TYPE_CHECKING:
-
-        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
-
-
-class ErrorMessage(Message):
-    """An error in the place of a message (`errors_as_messages`). It has no text of a model."""
-
-    role: str | None = "error"
-
-    if TYPE_CHECKING:
-
-        def __init__(self, content: Any = None, /, **fields: Any) -> None: ...
 
 
 _MessageTokenStreamer = Callable[[dict[str, Any]], AsyncIterable[Any]]

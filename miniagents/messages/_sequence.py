@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from miniagents._promising.promise import Spelling
 from miniagents._promising.sequence import FlatSequence, SequencePromise
 from miniagents.errors import INTERRUPTS
-from miniagents.messages._message import AssistantMessage, M_co, Message, MessagePromise, ToolMessage
+from miniagents.messages._message import M_co, Message, MessagePromise
+from miniagents.messages._roles import AssistantMessage, ToolMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from miniagents._promising.freezing import FrozenDict
 from miniagents.errors import FreezeError
-from miniagents.messages._message import (
+from miniagents.messages import (
     AssistantMessage,
     ErrorMessage,
     Message,
