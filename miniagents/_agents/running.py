@@ -266,7 +266,7 @@ class _CaughtSignal:
             self._pass_on(number, None)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """Let the signal have the effect that it had before it was caught; SIGINT that was ignored interrupts, too."""
+        """Let the signal have its former effect; SIGINT without a handler of Python raises `KeyboardInterrupt`."""
         if callable(self._replaced):
             self._replaced(number, frame)
         elif number == signal.SIGINT:

@@ -387,7 +387,7 @@ class RequestMeter:
             level.totals.begin(level.path)
 
         def end(answered: str | None, usage: Usage | None, complete: bool) -> None:
-            """Add tokens and cost of a request to all totals, at the price of the answering or the asked model."""
+            """Add tokens and cost of a request to all totals, at the price of model `answered`, or else of `model`."""
             models = (model,) if answered is None or answered == model else (answered, model)
             request = EndedRequest(
                 models, usage, complete, self._price, aliases=self._aliases, asks_for_usage=asks_for_usage

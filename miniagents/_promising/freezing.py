@@ -338,7 +338,7 @@ def freeze_with_enums(value: Any, where: str = "value") -> Any:
 
 
 def _keep_enums(value: Any, where: str, level: int) -> Any:
-    """Freeze a value that is inside of `level` containers, but keep Enums; raise `_Refused` if it nests too deep."""
+    """Freeze a value inside of `level` containers, but keep Enums; raise `_Refused`, or `FreezeError` with `where`."""
     if isinstance(value, (Enum, FrozenDict)):
         return value
     if not isinstance(value, (list, tuple, set, frozenset, dict)):
@@ -606,7 +606,7 @@ def _freeze_by_base(value: Any, level: int) -> Any:
 
 
 def _find_base(value: Any, level: int) -> Any:
-    """Return what `_freeze_by_base` returns, without renewing the marker for a value that is not plain."""
+    """Return what `_freeze_by_base` returns, or raise its error, without renewing the marker for values not plain."""
     if isinstance(value, Enum):
         value = value.value
     if type(value) in ATOMS or isinstance(value, FrozenLeaf):

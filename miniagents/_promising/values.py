@@ -153,7 +153,7 @@ class Form:
         return text
 
     def _check_levels(self, value: Any, level: int = 0) -> None:
-        """Raise `ValueError` if a value nests too deep to be read back.
+        """Raise `ValueError` if a value, which is inside of `level` containers, nests too deep to be read back.
 
         Check nothing if nested Frozen are not written.
         """
@@ -432,7 +432,7 @@ def decode_mapping(dump: Mapping[Any, Any], where: str = "value") -> dict[str, A
 
 @contextmanager
 def _raise_with_place(where: str) -> Iterator[None]:
-    """Replace a `_Malformed` error of the block by the error it holds, with the path to the value in its text."""
+    """Replace a `_Malformed` error of the block by the error it holds, whose text has `where` and the value's path."""
     try:
         yield
     except _Malformed as error:
@@ -484,7 +484,8 @@ def _make_decoding_error() -> FreezeError:
 def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str, Any]:
     """Return the items of an object decoded, without `class_`, under the keys they had before they were escaped.
 
-    Raise `_Malformed`, with the key in its path, for a value that is no dump.
+    Raise `_Malformed`, with the key in its path, for a value that is no dump. `level` and `limit` are those of
+    `_decode`.
     """
     items: dict[str, Any] = {}
     for key, item in value.items():
@@ -507,7 +508,8 @@ def _decode_items(value: Mapping[Any, Any], level: int, limit: int) -> dict[str,
 def _decode_array(value: list[Any] | tuple[Any, ...], level: int, limit: int) -> tuple[Any, ...]:
     """Return the decoded items of a JSON array as a tuple.
 
-    Raise `_Malformed`, with the index in its path, for an item that is no dump.
+    Raise `_Malformed`, with the index in its path, for an item that is no dump. `level` and `limit` are those of
+    `_decode`.
     """
     items: list[Any] = []
     try:

@@ -225,12 +225,10 @@ class _Scanner:
             self._report(start, "a damaged end of a message")
 
     def _read_record(self, start: int, limit: int, closed: bool) -> None:
-        """Read the record that begins at `start`, and add its message.
+        """Read the record from `start` to `limit`, and add its message; `closed` is True if its end follows.
 
-        Report a record that is unreadable, damaged or cut.
-
-        An unreadable one is skipped. A record that was cut, and closed by a later append, is added as interrupted
-        without a report.
+        Report a record that is unreadable, damaged or cut off. An unreadable one is skipped. A record that was cut off,
+        and closed by a later append, is added as interrupted without a report.
         """
         repaired = closed and self._data.startswith(TORN_END, limit - 1)
         limit -= repaired  # without the newline that the repair added

@@ -411,7 +411,7 @@ class NatsConnection:
     async def _read_batch(self, subject: str, after: int) -> tuple[list[Entry], int]:
         """Return the next messages of a subject after the position `after`, and the number of those left.
 
-        They come by one request.
+        Make one request. Raise `ConnectionError` if the server refuses it.
         """
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox)

@@ -498,7 +498,7 @@ def dump_limits(limits: Limits | None) -> dict[str, Any] | None:
 
 
 def load_limits(dump: Any) -> Limits | None:
-    """Return limits of a dump; raise `RemoteProtocolError` if they cannot be read."""
+    """Return the limits of a dump, or None if it is None; raise `RemoteProtocolError` if they cannot be read."""
     if dump is None:
         return None
     known = {field.name for field in fields(Limits)}

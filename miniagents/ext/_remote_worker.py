@@ -567,7 +567,10 @@ class _SentMessage:
             self.is_ended = True
 
     def take_news(self, index: int) -> list[Record]:
-        """Return the records of what was not sent yet, which counts as sent from now on."""
+        """Return the records of what was not sent yet, which counts as sent from now on.
+
+        `index` is the number of the message among the replies.
+        """
         cell = self.promise._cell
         done = cell.done  # what comes after this line is sent the next time
         records: list[Record] = []

@@ -145,7 +145,7 @@ async def _is_reached(replies: MessageSequencePromise, position: _Position) -> b
 
 
 async def _has_characters(promise: MessagePromise, wanted: int) -> bool:
-    """Return True as soon as the text of a message has so many characters; return False if it ends before."""
+    """Return True as soon as the text of a message has `wanted` characters; return False if it ends before."""
     count = 0
     try:
         if wanted:

@@ -394,7 +394,7 @@ class ChatHistoryMD(StoringHistory):
         return file
 
     def _try_open(self, *, create: bool) -> _LockedFile | None:
-        """Open and lock the file as `_LockedFile.try_open` does; with `create`, make the folders that are missing."""
+        """Open and lock the file, or return None, as `_LockedFile.try_open`; with `create`, make missing folders."""
         try:
             return _LockedFile.try_open(self.path, create=create)
         except FileNotFoundError:

@@ -314,7 +314,7 @@ class Journal:
         return key, bodies and [_message_of(body, f"{self._name}, step {key}") for body in bodies]
 
     async def store(self, key: str, replies: Iterable[Message]) -> None:
-        """Store what a finished call has replied.
+        """Store what a finished call has replied, under the key that `find` has returned for the call.
 
         Raises:
             HistoryError: the run has another holder now, or the journal was closed, so that it may get one.
@@ -327,7 +327,7 @@ class Journal:
             _store().add_step(connection, self.run_id, key, [_row_of(message) for message in replies])
 
         async def store_held() -> None:
-            """Write the step if the journal holds the run."""
+            """Write the step; raise `HistoryError` if the journal was closed, and no longer holds the run."""
             async with self._lock:
                 if self._renewal is None:
                     raise HistoryError("the journal was closed while the call ran: close it after the run")
@@ -432,7 +432,7 @@ def _claim(connection: Connection, run: str, holder: str) -> None:
 
 
 def _renew(engine: AsyncEngine, run: str, holder: str, name: str, stopped: threading.Event) -> None:
-    """Renew the claim on a run at intervals until `stopped` is set; end with an error in the log if it is lost.
+    """Renew the claim of a holder on a run at intervals until `stopped` is set; end with a logged error if it is lost.
 
     The log names the run by `name`. This runs in a thread, as code of the application may block its loop.
     """

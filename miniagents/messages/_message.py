@@ -478,7 +478,7 @@ class MessagePromise(StreamedPromise[str, M_co]):
         cell.found = found
 
         async def batches() -> AsyncIterator[list[str]]:
-            """Wait for the end of the sequence, and yield the tokens of its last message."""
+            """Wait for the end of the sequence, and yield the tokens of its last message; `IndexError` without any."""
             last = None
             async for promise in promises:
                 last = promise

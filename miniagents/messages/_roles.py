@@ -217,7 +217,12 @@ class PendingApproval(Message):
 
     @classmethod
     def of(cls, call: ToolCall, agent: str | None = None) -> PendingApproval:
-        """Return the question about a call, with a text that shows the call."""
+        """Return the question about a call, with a text that shows the call.
+
+        Args:
+            call: the call as the model made it.
+            agent: alias of the agent that wants to run the call.
+        """
         return cls(f"Needs approval: {call}", call=call, agent=agent)
 
     def grant(self) -> Approval:

@@ -319,7 +319,7 @@ class Shape:
 
 
 def _shapes(name: str, rest: str, *literals: str) -> list[Shape]:
-    """Return shapes of one service that differ in their literals."""
+    """Return a shape of the keys of the service `name` for each literal, each with the same `rest`."""
     return [Shape(name, literal, rest) for literal in literals]
 
 

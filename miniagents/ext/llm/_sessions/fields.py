@@ -122,7 +122,7 @@ class FieldCollector:
 
 
 def merge_pieces(pieces: list[Any], name: str = "") -> Any:
-    """Merge the pieces of one field, which are parsed JSON, in the order of their arrival.
+    """Merge the pieces of the field `name`, which are parsed JSON, in the order of their arrival.
 
     Strings are joined, except in the fields of `REPEATED`. Dicts are merged field by field, and lists item by item (see
     `_merge_lists`). Of other values the last one counts. If the type changes, only the pieces since the last change
