@@ -180,6 +180,11 @@ def _checked(settings: Any, whose: str) -> dict[str, Any]:
     return settings
 
 
+def _wrong_setting(node: Any, error: Exception) -> BaseException:
+    """Return the failure, without a traceback, of a test or a module whose cassette has a wrong setting."""
+    return pytest.fail.Exception(f"{node.nodeid}: a setting of the cassette is wrong: {error}", pytrace=False)
+
+
 def _without_name(marker: pytest.Mark) -> dict[str, Any]:
     """Return the settings in a marker: its keyword arguments without the name of the cassette."""
     return {name: value for name, value in marker.kwargs.items() if name != "name"}
@@ -295,8 +300,7 @@ def open_cassette(
     try:
         context = use_shared_cassette(path, width=width, command=command, other_user=other_user, **settings)
     except (TypeError, ValueError) as error:
-        text = f"{node.nodeid}: a setting of the cassette is wrong: {error}"
-        raise pytest.fail.Exception(text, pytrace=False) from None
+        raise _wrong_setting(node, error) from None
     if settings["record_mode"] == "none":
         return context
     if item is not None and GUARD in item.stash:
@@ -339,11 +343,17 @@ def _count_recording(request: pytest.FixtureRequest) -> None:
 def _name_in_marker(item: Any) -> str | os.PathLike[str] | None:
     """Return the name of the cassette in a test's marker, or None. Fail the test if the marker has more than one."""
     marker = item.get_closest_marker(_MARKER)
-    if marker is None or not marker.args:
-        return None if marker is None else marker.kwargs.get("name")
-    name, *others = marker.args
-    if others or not isinstance(name, (str, os.PathLike)):
-        pytest.fail(f"{item.nodeid}: {_MARKER} takes the name of one cassette, and settings by name", pytrace=False)
+    if marker is None or not (marker.args or "name" in marker.kwargs):
+        return None
+    names = [*marker.args, *(value for key, value in marker.kwargs.items() if key == "name")]
+    name, *others = names
+    if others or not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        got = ", ".join(map(repr, names))
+        pytest.fail(
+            f"{item.nodeid}: {_MARKER} takes the name of one cassette, such as 'greeting.yaml', and settings by name; "
+            f"got {got}",
+            pytrace=False,
+        )
     return name
 
 
@@ -377,6 +387,27 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     __tracebackhide__ = True
     item.config.stash[current_item] = item
     return (yield)
+
+
+@pytest.hookimpl(tryfirst=True, specname="pytest_runtest_setup")
+def pytest_runtest_setup_checks_settings(item: pytest.Item) -> None:
+    """Fail a test with a wrong setting in its marker before fixtures that several tests share need the setting.
+
+    Without the extra, the fixture of the cassette says what to install.
+    """
+    if (marker := item.get_closest_marker(_MARKER)) is None:
+        return
+    try:
+        from miniagents_testing.cassette._settings import RecordSettings, classes_of, mode_of
+    except ModuleNotFoundError:
+        return
+    settings = dict(_checked(_without_name(marker), f"{item.nodeid}: {_MARKER}"))
+    try:
+        mode_of(settings.pop("record_mode", "none"), exists=True)
+        classes_of(settings.pop("also_patch", ()))
+        RecordSettings(**settings)
+    except (TypeError, ValueError) as error:
+        raise _wrong_setting(item, error) from None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -34,7 +34,7 @@ from miniagents_testing.cassette._recording import (
     run_of_workers,
 )
 from miniagents_testing.cassette._session import Session
-from miniagents_testing.cassette._settings import RecordSettings, mode_of, refuse_under_ci
+from miniagents_testing.cassette._settings import RecordSettings, check_path, classes_of, mode_of, refuse_under_ci
 from miniagents_testing.errors import CassetteFormatError, RecordingRefusedError, UnrecordedWarning
 
 if TYPE_CHECKING:
@@ -180,13 +180,16 @@ def use_cassette(
         LiveRequestError: in the client, a client that is not recorded was about to reach the network, or an HTTP server
             on this machine, while the session only plays; also on leaving, if the application has caught that error.
         UnplayedError: on leaving, interactions were not requested.
-        TypeError: hosts or headers are no list of strings; on entering, a class of `also_patch` is no transport.
+        TypeError: a setting has a wrong type, such as a text where a list is meant; on entering, a class of
+            `also_patch` is no transport.
         ValueError: a setting is not known, or a host or the name of a header cannot be read.
 
     Warns:
         UnrecordedWarning: on leaving, nothing was recorded, or clients that are not recorded have made connections.
     """
-    checked, more = RecordSettings(**settings), tuple(also_patch)
+    checked, more = RecordSettings(**settings), classes_of(also_patch)
+    check_path(path)
+    mode_of(record_mode, exists=True)
     return CassetteContext(lambda: _opened(path, record_mode, checked, more))
 
 
@@ -205,7 +208,7 @@ def stream_layer(cassette: Any, *, also_patch: Iterable[type] = (), **settings: 
         TypeError: on entering, there is no cassette.
         CassetteError, ValueError: as `use_cassette` does.
     """
-    checked, more = RecordSettings(**settings), tuple(also_patch)
+    checked, more = RecordSettings(**settings), classes_of(also_patch)
     return CassetteContext(lambda: _layered(cassette, checked, more))
 
 
@@ -238,7 +241,7 @@ def use_shared_cassette(
     Raises:
         TypeError, ValueError: a setting or the mode is wrong; raised before the context is entered.
     """
-    checked, more = RecordSettings(**settings), tuple(also_patch)
+    checked, more = RecordSettings(**settings), classes_of(also_patch)
     mode_of(record_mode, exists=True)
     return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, command, other_user))
 

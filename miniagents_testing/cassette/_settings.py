@@ -39,8 +39,7 @@ def mode_of(mode: str, *, exists: bool) -> Mode:
         "all": Mode(plays=False, records=True),
         "rewrite": Mode(plays=False, records=True),
     }
-    if mode not in known:
-        raise ValueError(f"record_mode must be one of {', '.join(map(repr, get_args(RecordMode)))}, not {mode!r}")
+    _check("record_mode", mode, RecordMode)
     return known[mode]
 
 
@@ -99,7 +98,7 @@ class RecordSettings:
     """Settings of a cassette, with their defaults. `use_cassette` says what each means.
 
     Raises:
-        TypeError: hosts or headers are no list of strings.
+        TypeError: a value has a wrong type, such as a text where a list is meant.
         ValueError: a value is not allowed.
     """
 
@@ -124,6 +123,8 @@ class RecordSettings:
     """The hosts of `ignore_hosts`."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.pace, bool) or not isinstance(self.pace, (int, float)):
+            raise TypeError(f"pace must be a number: 0 (no waits) or a factor on the recorded waits, not {self.pace!r}")
         if not 0 <= self.pace < float("inf"):
             raise ValueError(f"pace must be 0 (no waits) or a factor on the recorded waits, not {self.pace!r}")
         _check("anchor", self.anchor, _Anchor)
@@ -132,7 +133,12 @@ class RecordSettings:
         _check("retry_after", self.retry_after, _RetryAfter)
         _check("unplayed", self.unplayed, _Unplayed)
         if not callable(self.chunking):
-            _check("chunking", self.chunking, get_args(Chunking)[0])
+            _check("chunking", self.chunking, get_args(Chunking)[0], " or a function from a stream to a stream")
+        if not isinstance(self.match, Matching):
+            raise TypeError(f"match must be a Matching, such as Matching(ignore=[...]), not {self.match!r}")
+        if not isinstance(self.redact, Redaction):
+            raise TypeError(f"redact must be a Redaction, such as Redaction(fields=[...]), not {self.redact!r}")
+        _check_addresses(self.record_as)
 
         object.__setattr__(self, "headers", HeaderRule(self.drop_headers, self.canonical_uri))
         object.__setattr__(self, "allowed", _NO_HOSTS if self.allow_hosts == () else AllowedHosts(self.allow_hosts))
@@ -146,8 +152,50 @@ class RecordSettings:
         return url
 
 
-def _check(name: str, value: object, words: Any) -> None:
-    """Raise `ValueError`, with the setting's `name`, unless its value is one of the words of a `Literal`."""
+def classes_of(also_patch: Any) -> tuple[type, ...]:
+    """Return the classes of the setting `also_patch`.
+
+    Raises:
+        TypeError: it is no collection of classes.
+    """
+    try:
+        classes = None if isinstance(also_patch, (str, bytes)) else tuple(also_patch)
+    except TypeError:
+        classes = None
+    if classes is None or not all(isinstance(each, type) for each in classes):
+        raise TypeError(f"also_patch takes a list of classes, such as [httpx2.MockTransport]; got {also_patch!r}")
+    return classes
+
+
+def check_path(path: object) -> None:
+    """Raise an error unless the path of a cassette names a file.
+
+    Raises:
+        TypeError: it is neither a text nor a path.
+        ValueError: it is empty.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"a cassette takes the path of a file, such as 'cassettes/greeting.yaml', not {path!r}")
+    if not os.fspath(path):
+        raise ValueError("a cassette takes the path of a file, such as 'cassettes/greeting.yaml', not an empty text")
+
+
+def _check_addresses(record_as: object) -> None:
+    """Raise `TypeError` unless the setting `record_as` is a mapping from texts to texts."""
+    if not isinstance(record_as, Mapping) or not all(
+        isinstance(text, str) for pair in record_as.items() for text in pair
+    ):
+        raise TypeError(
+            "record_as takes a dict from the beginning of a URL to what the cassette has in its place, such as "
+            f"{{'http://127.0.0.1:8000/v1': 'https://api.openai.com/v1'}}; got {record_as!r}"
+        )
+
+
+def _check(name: str, value: object, words: Any, others: str = "") -> None:
+    """Raise `ValueError`, with the setting's `name`, unless its value is one of the words of a `Literal`.
+
+    `others` says, for the message, what the value may also be.
+    """
     known = get_args(words)
     if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}{others}, not {value!r}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from miniagents_testing.cassette import load
+from miniagents_testing.cassette import load, use_cassette
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +109,73 @@ def test_it(stream_cassette):
     result.assert_outcomes(errors=1)
     known = "" if "must be" in says else " Known are record_mode, also_patch, pace, anchor, *, match, *ignore_hosts*"
     result.stdout.fnmatch_lines(f"*{says}{known}")
+
+
+WRONG = {
+    "allow_hosts='db'": "allow_hosts takes a list of names *; got 'db', write [[]'db']",
+    "ignore_hosts='db'": "ignore_hosts takes a list of names *; got 'db', write [[]'db']",
+    "drop_headers='date'": "drop_headers *'date'*",
+    "also_patch=3": "also_patch takes a list of classes, such as [[]httpx2.MockTransport]; got 3",
+    "pace='fast'": "pace must be a number: *, not 'fast'",
+    "chunking=3": "chunking must be one of 'recorded', 'event' or a function *, not 3",
+    "match={'ignore': []}": "match must be a Matching, such as *, not {'ignore': [[]]}",
+    "redact=None": "redact must be a Redaction, such as *, not None",
+    "record_as=['a']": "record_as takes a dict *; got [[]'a']",
+    "record_as={1: 2}": "record_as takes a dict *; got {1: 2}",
+    "record_mode=[]": "record_mode must be one of 'none', *, not [[]]",
+    "unplayed=True": "unplayed must be one of 'fail', 'ignore', not True",
+}
+"""Settings with a wrong type, and what the error says."""
+
+
+@pytest.mark.parametrize(("setting", "says"), WRONG.items())
+def test_wrong_settings_fail_only_their_tests_without_internals(project: Project, setting: str, says: str) -> None:
+    """A setting of a wrong type, in a marker or a fixture, fails its test with what to write, and no other test."""
+    source = f"""
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    yield
+
+class TestFixture:
+    @pytest.fixture
+    def cassette_settings(self):
+        return dict({setting})
+
+    def test_fixture(self, stream_cassette):
+        pass
+
+@pytest.mark.miniagents_cassette({setting})
+def test_marker(stream_cassette):
+    pass
+
+def test_other():
+    pass
+"""
+    result = project(source, "-p", "no:randomly")
+    result.assert_outcomes(errors=2, passed=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            f"*::test_fixture: a setting of the cassette is wrong: {says}",
+            f"*::test_marker: a setting of the cassette is wrong: {says}",
+        ]
+    )
+    result.stdout.no_re_match_line(r"(.*/)?(miniagents_testing|_pytest)/.*:\d+:.*")
+
+
+@pytest.mark.parametrize("name", ["3", "name=3", "''", "name=''", "'a', name='b'", "None"])
+def test_marker_refuses_a_name_that_is_no_path(project: Project, name: str) -> None:
+    """A name of a cassette that is no text or path, or is empty, and two names, fail the test with what to write."""
+    result = project(f"@pytest.mark.miniagents_cassette({name})\ndef test_it(stream_cassette): pass")
+    result.assert_outcomes(errors=1)
+    got = name.replace("name=", "")
+    result.stdout.fnmatch_lines(f"*: miniagents_cassette takes the name of one cassette, such as *; got {got}")
+
+
+@pytest.mark.parametrize("path", [3, None, "", b"a.yaml"])
+def test_use_cassette_refuses_a_path_that_names_no_file(path: Any) -> None:
+    """The path of a cassette that is no text or path, or is empty, is refused where it is given."""
+    with pytest.raises((TypeError, ValueError), match="a cassette takes the path of a file, such as"):
+        use_cassette(path)
 
 
 RECORDS = """
