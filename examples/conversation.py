@@ -14,12 +14,16 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from openai import AsyncOpenAI
-
 from miniagents import InMemoryChatHistory, InteractionContext, MiniAgents, StopDialog, UserMessage, miniagent
+from miniagents.errors import MissingExtraError
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.utils import adialog_loop
 from miniagents_testing import use_cassette
+
+try:
+    from openai import AsyncOpenAI
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of("openai", "openai") from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

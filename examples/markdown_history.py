@@ -9,12 +9,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from openai import AsyncOpenAI
-
 from miniagents import MiniAgents, UserMessage
+from miniagents.errors import MissingExtraError
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import use_cassette
+
+try:
+    from openai import AsyncOpenAI
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of("openai", "openai") from error
 
 CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "markdown_history.yaml"
 

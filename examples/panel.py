@@ -15,14 +15,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from openai import AsyncOpenAI
-
 from miniagents import InteractionContext, MiniAgent, MiniAgents, miniagent
 from miniagents.errors import MissingExtraError
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import use_cassette
 
+try:
+    from openai import AsyncOpenAI
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of("openai", "openai") from error
 try:
     from anthropic import AsyncAnthropic
 except ModuleNotFoundError as error:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from openai import AsyncOpenAI
-
 from miniagents import InteractionContext, MiniAgents, miniagent
+from miniagents.errors import MissingExtraError
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import use_cassette
+
+try:
+    from openai import AsyncOpenAI
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of("openai", "openai") from error
 
 CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "parallel_agents.yaml"
 EXPERTS = ["a sailor", "a baker", "a programmer"]

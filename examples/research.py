@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openai import AsyncOpenAI
 from pydantic import BaseModel, Field
 
 from miniagents import InMemoryChatHistory, InteractionContext, Limits, MiniAgents, UserMessage, miniagent
+from miniagents.errors import MissingExtraError
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents_testing import use_cassette
+
+try:
+    from openai import AsyncOpenAI
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of("openai", "openai") from error
 
 CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "research.yaml"
 QUESTION = "Why do swifts hardly ever land?"

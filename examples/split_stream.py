@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openai import AsyncOpenAI
-
 from miniagents import MiniAgents
+from miniagents.errors import MissingExtraError
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.utils import split_messages
 from miniagents_testing import use_cassette
+
+try:
+    from openai import AsyncOpenAI
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of("openai", "openai") from error
 
 CASSETTE = Path(__file__).parent.parent / "cassettes" / "openai" / "split_stream.yaml"
 

@@ -14,10 +14,17 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-import openai
-import vcr
-
+from miniagents.errors import MissingExtraError
 from miniagents_testing import ProviderServer, Step, stream_layer
+
+try:
+    import openai
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of("openai", "openai") from error
+try:
+    import vcr
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of("vcrpy", "testing") from error
 
 
 def token_times(base_url: str) -> list[float]:

@@ -12,16 +12,20 @@ import secrets
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-
 from miniagents import MiniAgent, MiniAgents, UserMessage
+from miniagents.errors import MissingExtraError
 from miniagents.ext.browser import sse
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.ext.sql import SQLChatHistory
 from miniagents_testing import Step, create_scripted_agent
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
+except ModuleNotFoundError as error:
+    raise MissingExtraError.of(error.name or "starlette", "testing") from error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -163,14 +163,42 @@ def test_example_runs_as_a_program(name: str, tmp_path: Path) -> None:
     assert len(done.stdout) > 100
 
 
-def test_panel_names_the_extra_that_it_needs_besides() -> None:
-    """Without the SDK of Anthropic, which other examples do not need, the panel ends with the line that installs it."""
-    program = "import runpy, sys; sys.modules['anthropic'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        *(
+            (example.stem, package, package)
+            for example in EXAMPLES
+            for package in ("openai", "anthropic")
+            if re.search(rf"^ +(?:import|from) {package}\b", example.read_text("utf-8"), re.MULTILINE)
+        ),
+        *(("web_chat", package, "testing") for package in ("starlette", "uvicorn")),
+        ("token_times", "vcr", "testing"),
+        ("conversation", "yaml", "testing"),
+    ],
+)
+def test_example_names_the_extra_of_a_package_that_is_missing(name: str, package: str, extra: str) -> None:
+    """An example without one of the packages that it imports ends with the line that installs the package."""
+    program = "import runpy, sys; sys.modules[sys.argv[2]] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(ROOT / "examples/panel.py")], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(ROOT / "examples" / f"{name}.py"), package],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.endswith(f"Install it with: {install_line('anthropic')}\n")
+    assert done.stderr.endswith(f"Install it with: {install_line(extra)}\n")
+
+
+def test_examples_import_no_optional_package_without_its_extra() -> None:
+    """At the top level of an example, only packages that are always there are imported without the line of an extra."""
+    known = {"miniagents", "miniagents_testing", "pydantic", *sys.stdlib_module_names}
+    imported = {
+        (example.stem, name)
+        for example in EXAMPLES
+        for name in re.findall(r"^(?:import|from) (\w+)", example.read_text("utf-8"), re.MULTILINE)
+    }
+    assert {(stem, name) for stem, name in imported if name not in known} == set()
 
 
 def test_live_example_is_the_program_of_the_readme() -> None:
