@@ -208,6 +208,54 @@ def test_X3_the_text_of_a_secret_field_is_replaced_across_deltas(name: str) -> N
         assert [(each.why, each.length) for each in replaced] == [(name, len(SECRET))]
 
 
+PAIRS = [("name", "value"), ("key", "value"), ("Key", "Value"), ("Name", "Value")]
+"""Fields of lists of environment variables, of headers in HAR files, and of tags of AWS."""
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize(("named", "valued"), PAIRS)
+def test_X1_the_value_of_a_pair_with_a_secret_name_is_in_no_file(
+    name: str, named: str, valued: str, tmp_path: Path
+) -> None:
+    """A text beside a secret name is replaced in both orders, below other fields, in strings, and below the value."""
+    pair, turned = {named: name, valued: SECRET}, {valued: SECRET, named: name}
+    below = {named: name, "note": "kept", valued: {"text": [{"a": SECRET}, SECRET]}}
+    others = [{named: "note", valued: "kept"}, {named: "password_reset_help", valued: "kept"}]
+    document = {"env": [pair, turned, below, *others], "inside": json.dumps([pair, *others])}
+    body = json.dumps(document).encode()
+    event = b"data: " + json.dumps({"type": "set", "pair": pair}).encode() + b"\n\n"
+    other = b"data: " + json.dumps({"type": "set", "pair": others[0]}).encode() + b"\n\n"
+    written, text = _file_of(
+        Redaction(),
+        _interaction(body, other, other, event, event.replace(SECRET[:4].encode(), b"abcd"), other),
+        tmp_path,
+    )
+    assert SECRET[4:] not in text
+    changed = json.loads(written.request_body)
+    redacted = "[redacted]"
+    assert changed["env"] == [
+        {**pair, valued: redacted},
+        {**turned, valued: redacted},
+        {**below, valued: {"text": [{"a": redacted}, redacted]}},
+        *others,
+    ]
+    assert json.loads(changed["inside"]) == [{**pair, valued: redacted}, *others]
+    assert written.response.body.count(b"kept") == 3
+
+
+@pytest.mark.parametrize("name", OTHER_FIELDS)
+def test_the_value_of_a_pair_with_another_name_stays(name: str) -> None:
+    """A text beside a name that is not secret stays, and so does a text beside a secret name under no field `value`."""
+    kept = [
+        {"name": name, "value": SECRET},
+        {"name": "password", "description": SECRET},
+        {"title": name, "key": SECRET},
+    ]
+    body = json.dumps({"list": kept, "name": "password", "deeper": {"value": SECRET}}).encode()
+    interaction = _interaction(body, body)
+    assert Redaction({}).scrub(interaction) == interaction
+
+
 @pytest.mark.parametrize("name", OTHER_FIELDS)
 def test_the_text_of_another_field_stays(name: str) -> None:
     """A field whose name only resembles a secret one keeps its text, and so do numbers and types in secret fields."""

@@ -23,7 +23,7 @@ from urllib.parse import unquote_to_bytes
 from miniagents_testing.cassette._secrets.names import TOP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from miniagents_testing.cassette._secrets.names import FieldNames, Place
 
@@ -441,6 +441,28 @@ def joined_path(parent: str, name: str) -> str:
     return f"{parent}.{name}" if parent and name and name[0] != "[" else parent + name
 
 
+_NAMES = frozenset({"name", "Name", "NAME", "key", "Key", "KEY"})
+"""Fields with the name in an object that is a pair: `{"name": "password", "value": "..."}`."""
+_VALUES = frozenset({"value", "Value", "VALUE"})
+"""Fields with the value in such a pair."""
+
+
+def _name_of_pair(pairs: Mapping[_Frame, str], frame: _Frame, key: str) -> str:
+    """Return the name of the pair whose value a string is, or is in; empty if there is no such pair.
+
+    Args:
+        pairs: objects that are pairs with a secret name.
+        frame: object or array around the string.
+        key: name of the string in it.
+    """
+    above: _Frame | None = frame
+    while above is not None:
+        if key in _VALUES and above in pairs:
+            return pairs[above]
+        key, above = above.name, above.parent
+    return ""
+
+
 class _Layout:
     """Places of the strings in events with the same syntax and the same names.
 
@@ -456,6 +478,7 @@ class _Layout:
         """Indices of the parts in which events were seen to differ."""
         fixed: list[int] = []
         strings: list[tuple[int, _Frame, str, str]] = []
+        valued: set[_Frame] = set()  # objects with a field `value`
         places, are_lists = [TOP], [False]  # of each open object and array, also of those that are not told apart
         top = frame = _Frame(None, "", is_list=False)
         name = ""
@@ -475,12 +498,16 @@ class _Layout:
                     continue
                 key = f"[{frame.count}]" if frame.is_list else name
                 strings.append((index, frame, key, place_in(name).secret))
+                if key in _VALUES:
+                    valued.add(frame)
                 if name == "type" and frame.parent is top:
                     frame.label = part
                     fixed.append(index)
                 continue
             for token in _SYNTAX.findall(part):
                 if token in "{[":
+                    if name in _VALUES:
+                        valued.add(frame)
                     places.append(place_in(name))
                     are_lists.append(token == "[")
                     if len(places) <= _MAX_DEPTH + 1:
@@ -499,6 +526,13 @@ class _Layout:
                     frame.index += f"[{number[0]}]"
                     fixed.append(index)
                     name = ""
+        if valued:
+            named = [(index, frame) for index, frame, key, _ in strings if key in _NAMES and frame in valued]
+            fixed += [index for index, _ in named]
+            pairs = {frame: name for index, frame in named if (name := _unescaped(parts[index])) in names}
+            strings = [
+                (index, frame, key, secret or _name_of_pair(pairs, frame, key)) for index, frame, key, secret in strings
+            ]
         # the part that is named twice makes it return a tuple in any case
         self._get: Callable[[Sequence[str]], tuple[str, ...]] = itemgetter(*[*self.names, *fixed, 0, 0])
         self._fixed = self.values(parts)
