@@ -229,20 +229,47 @@ def entry_of(interaction: Interaction) -> _Entry:
     if answer.end != "eof":
         stream["complete"] = answer.complete
     if interaction.agent:
-        stream["agent"] = interaction.agent
+        stream["agent"] = _stored(interaction.agent)
     return {
         "request": {
-            "method": interaction.method,
-            "uri": interaction.uri,
+            "method": _stored(interaction.method),
+            "uri": _stored(interaction.uri),
             "body": _text(interaction.request_body),
-            "headers": {name: list(values) for name, values in interaction.request_headers.items()},
+            "headers": _stored_headers(interaction.request_headers),
         },
         "response": {
-            "status": {"code": answer.status or _NO_RESPONSE, "message": answer.reason},
-            "headers": {name: list(values) for name, values in answer.headers.items()},
+            "status": {"code": answer.status or _NO_RESPONSE, "message": _stored(answer.reason)},
+            "headers": _stored_headers(answer.headers),
             "body": {"string": _text(answer.body)},
             "stream": stream,
         },
+    }
+
+
+def _stored(text: str) -> str | bytes:
+    """Return a text as the file has it: one with lone surrogates, which readers of YAML refuse, as bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def _restored(stored: Any) -> Any:
+    """Return the text that `_stored` has made bytes of; other values stay."""
+    return stored.decode("utf-8", "surrogatepass") if isinstance(stored, bytes) else stored
+
+
+def _stored_headers(headers: Mapping[str, Sequence[str]]) -> dict[str | bytes, list[str | bytes]]:
+    """Return headers as the file has them."""
+    return {_stored(name): [*map(_stored, values)] for name, values in headers.items()}
+
+
+def _restored_headers(stored: Mapping[Any, Any] | None) -> dict[Any, Any]:
+    """Return headers of a file, with their texts restored; values that are no list stay, for the error about them."""
+    return {
+        _restored(name): [*map(_restored, values)] if isinstance(values, list) else values
+        for name, values in (stored or {}).items()
     }
 
 
@@ -271,12 +298,12 @@ def interaction_of(entry: _Entry, where: str) -> Interaction:
         if stream is None:
             return _check_types(foreign_interaction(entry, where))
         interaction = Interaction(
-            method=request["method"],
-            uri=request["uri"],
+            method=_restored(request["method"]),
+            uri=_restored(request["uri"]),
             request_body=_bytes(request["body"]),
-            request_headers=request.get("headers") or {},
+            request_headers=_restored_headers(request.get("headers")),
             started_ms=float(stream.get("started_ms", 0)),
-            agent=stream.get("agent", ""),
+            agent=_restored(stream.get("agent", "")),
             response=_StoredStream.of(entry["response"], stream, where),
         )
         return _check_types(interaction)
@@ -323,8 +350,8 @@ class _StoredStream(ResponseStream):
         self = object.__new__(cls)
         for name, value in {
             "status": response["status"]["code"] if answered else 0,
-            "reason": response["status"]["message"] or "",
-            "headers": {name.lower(): values for name, values in (response.get("headers") or {}).items()},
+            "reason": _restored(response["status"]["message"] or ""),
+            "headers": {name.lower(): values for name, values in _restored_headers(response.get("headers")).items()},
             "headers_ms": float(stream.get("headers_ms", 0)),
             "end": end,
             "complete": stream.get("complete", end == "eof"),
@@ -440,10 +467,16 @@ def _digest(entry: _Entry) -> str:
     stream = {name: value for name, value in response["stream"].items() if name != "digest"}
     body = _sha256(_bytes(response["body"]["string"]))
     covered = [
-        {**request, "body": _sha256(_body_to_hash(_bytes(request["body"])))},
-        {**response, "body": body, "stream": stream},
+        {**_with_names(request), "body": _sha256(_body_to_hash(_bytes(request["body"])))},
+        {**_with_names(response), "body": body, "stream": stream},
     ]
     return _sha256(json.dumps(covered, sort_keys=True, ensure_ascii=True, default=repr).encode("ascii"))
+
+
+def _with_names(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a request or an answer with the names of its headers as texts: a name in JSON cannot be bytes."""
+    headers = message.get("headers")
+    return {**message, "headers": _restored_headers(headers)} if headers else message
 
 
 _FIELDS_NOT_HASHED = ("metadata", "user", "prompt_cache_key", "safety_identifier", "stream_options")

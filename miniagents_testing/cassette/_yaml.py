@@ -1,8 +1,8 @@
 """Writer and reader of the text of a cassette as plain data. Reading runs no code.
 
 `yaml_text` writes bodies as blocks, line for line, because PyYAML turns a body with one emoji or one trailing space
-into a single quoted line. Any YAML 1.1 reader reads its text unchanged. It writes mappings with keys of one line,
-lists, str, bytes, int, float, bool and None, and no other values.
+into a single quoted line. Any YAML 1.1 reader reads its text unchanged. It writes mappings with keys of one line or of
+bytes, lists, str, bytes, int, float, bool and None, and no other values.
 
 `plain_data` reads YAML and JSON. Independent of the keys of a cassette.
 """
@@ -69,8 +69,10 @@ def _item(item: Any, indent: str) -> Iterator[str]:
     yield from lines
 
 
-def _key(key: str) -> str:
-    """Return a key as YAML, with quotes only if it needs them."""
+def _key(key: str | bytes) -> str:
+    """Return a key as YAML, with quotes only if it needs them; bytes become base64 on one line."""
+    if isinstance(key, bytes):
+        return f"!!binary '{base64.b64encode(key).decode('ascii')}'"
     return key if _NAME.fullmatch(key) and key.lower() not in _NO_STRINGS else _string(key, "")
 
 

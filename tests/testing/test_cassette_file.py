@@ -91,6 +91,24 @@ def test_load_returns_what_was_saved(tmp_path: Path, streams: list[list[Chunk]])
     assert load(tmp_path / "c.yaml") == tuple(saved)
 
 
+ANY_TEXT = st.text(st.sampled_from("aé\ud800\udce9\udfff\U0001f600: '\"\\\t\x00\x85"), max_size=6)
+"""Texts with lone surrogates, as clients make of bytes that are no UTF-8."""
+ANY_HEADERS = st.dictionaries(ANY_TEXT.map(str.lower), st.lists(ANY_TEXT, max_size=2), max_size=2)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.tuples(*[ANY_TEXT] * 4), st.tuples(*[ANY_HEADERS] * 2))
+def test_load_returns_lone_surrogates_in_names_and_texts(
+    tmp_path: Path, texts: tuple[str, str, str, str], headers: tuple[dict[str, list[str]], dict[str, list[str]]]
+) -> None:
+    """`load` returns names and values of headers, URL, method, reason and agent with any character as it was saved."""
+    uri, method, reason, agent = texts
+    answer = ResponseStream((Chunk(1, b"a"),), reason=reason, headers=headers[1])
+    saved = Interaction(method, uri, b"{}", answer, request_headers=headers[0], agent=agent)
+    save(tmp_path / "c.yaml", [saved])
+    assert load(tmp_path / "c.yaml") == (saved,)
+
+
 @pytest.mark.parametrize("end", ["eof", "closed", "cancelled", "open", "raise ReadError: it: broke"])
 @pytest.mark.parametrize("complete", [True, False])
 def test_load_returns_how_a_stream_ended(tmp_path: Path, end: str, complete: bool) -> None:
