@@ -566,6 +566,34 @@ def _check_addressee(ctx: InteractionContext, waiting: WaitingCalls, toolset: To
             )
 
 
+def check_decisions(conversation: Sequence[Message], toolset: Toolset, own: str) -> None:
+    """Raise `ValueError` for a decision at the end of a conversation that came to an agent without approvals.
+
+    Such an agent would ask its model as if the call had never been decided. A decision that the conversation has gone
+    on after is no error, and neither is one on a call of a tool that the caller runs.
+
+    Args:
+        conversation: the messages that the agent was sent.
+        toolset: the tools of the agent. If one needs an approval or hands over, the loop looks at the decisions.
+        own: alias of the agent.
+    """
+    if toolset.needs_approval or toolset.hands_over:
+        return
+    newest = [*takewhile(lambda message: not _is_other(message), reversed(conversation))]
+    if not any(isinstance(message, Approval) for message in newest):
+        return
+    waiting = find_waiting_calls(conversation)
+    for call, decision in () if waiting is None else waiting.decisions.items():
+        if decision is None or decision not in newest or call.name in toolset.foreign_names:
+            continue
+        asked = {each.agent for each in newest if isinstance(each, PendingApproval) and each.call == call} - {None, own}
+        others = "".join(f", {agent} (`question.agent`)" for agent in asked)
+        raise ValueError(
+            f"The decision on the call {call} came to {own}, which has no tools that need an approval: send it to the "
+            f"agent that asked{others}, or give this agent the tool with `approve=`"
+        )
+
+
 def _open_questions(answer: AssistantMessage, later: Sequence[Message]) -> dict[Any, PendingApproval]:
     """Return the questions about calls of an answer that have no result in the messages after it, by their calls.
 

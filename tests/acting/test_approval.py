@@ -107,6 +107,11 @@ def check_last_request(llm: ScriptedLLM) -> str:
     return json.dumps(prompt)
 
 
+def lister() -> str:
+    """List all files."""
+    return "a b c"
+
+
 # --- law 22: an agent that decides
 
 
@@ -680,6 +685,34 @@ async def test_decision_for_an_agent_that_took_over_is_an_error_of_the_agent_tha
         last = short(await expert.trigger(["Hi", *first, decision]))
         assert (last[-1], files.deleted) == ("done", ["a"] if granted else [])
         assert short(await greeter.trigger(["Hi", *first, decision, "What else?"]))[-1] == "I go on"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("granted", [True, False])
+@pytest.mark.parametrize("tools", [None, "without an approval"])
+async def test_decision_for_an_agent_without_approvals_is_an_error_that_names_the_right_one(
+    kind: str, tools: str | None, *, granted: bool
+) -> None:
+    """A decision that comes to an agent without approvals and handoffs is an error, and its model is not asked."""
+    files = Files(silent)
+    own = None if tools is None else [lister]
+    asking = ScriptedLLM([deletes("a"), "done"]).agent(tools=files.tools, alias="EXPERT")
+    llm = ScriptedLLM(["I go on", "So it is"])
+    settings: dict[str, Any] = {} if kind == "scripted" else {"api": kind}
+    other = llm.agent(tools=own, alias="OTHER", **settings)
+    async with MiniAgents():
+        first = await asking.trigger("Hi")
+        question = first[-1]
+        assert isinstance(question, PendingApproval)
+        decision = question.grant() if granted else question.refuse("no")
+        for sent in (first, first[:-1]):  # the question may be lost
+            named = r"asked, EXPERT " if sent is first else "asked, or give this agent the tool with `approve=`"
+            with pytest.raises(ValueError, match=rf"delete.* came to OTHER, which has no tools that .*{named}"):
+                await other.trigger(["Hi", *sent, decision])
+        assert (llm.calls, files.deleted) == ((), [])
+        assert short(await other.trigger(["Hi", *first, decision, "What else?"])) == ["I go on"]
+        done = await asking.trigger(["Hi", *first, decision])
+        assert short(await other.trigger(["Hi", *first, decision, *done[:1]])) == ["So it is"]
 
 
 @pytest.mark.parametrize("answered", [False, True])

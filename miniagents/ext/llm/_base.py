@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from miniagents._agents.usage import ListedPrices
-from miniagents.acting._loop import LoopSettings, run_loop
+from miniagents.acting._loop import LoopSettings, check_decisions, run_loop
 from miniagents.acting._output import Output
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
@@ -444,7 +444,10 @@ class ProviderAdapter(ABC):
 
             The operation of the observers begins here, with the first attempt.
             """
-            messages = messages_for_model(await MessageSequencePromise.of_items(incoming), alias)
+            conversation = await MessageSequencePromise.of_items(incoming)
+            messages = messages_for_model(conversation, alias)
+            if len(messages) != len(conversation):  # some were left out, perhaps decisions
+                check_decisions(conversation, toolset, alias)
             self._warn_of_last_role(messages[-1], alias)
             client = _without_retries(await self.default_client() if async_client is None else async_client)
             origin = f"{self.api(request)} {client.host}"
