@@ -19,8 +19,10 @@ from miniagents_testing._pytest.cassettes import recording_command
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from miniagents_testing.cassette import CassetteContext
+    from miniagents_testing.cassette import CassetteContext, Session
 
+_layers: pytest.StashKey[list[Session]] = pytest.StashKey()
+"""The sessions of the layers that a test's own fixtures have opened."""
 _STALE = "miniagents_stale_cassette"
 """Name of the property of a test's report that has the misses of a cassette; it also comes from processes of xdist."""
 
@@ -42,20 +44,33 @@ def pytest_fixture_setup(
         if (layer := layer_for_vcr_test(value, by_content=by_content, command=command)) is None:
             return value
         if by_content and isinstance(request.node, pytest.Item):
-            enter_until_test_ends(request.node, _reporting(request.node, layer))
+            session = enter_until_test_ends(request.node, _reporting(request.node, layer))
         else:
             stack = ExitStack()
-            stack.enter_context(layer)
+            session = stack.enter_context(layer)
             fixturedef.addfinalizer(stack.close)
+        request.node.stash.setdefault(_layers, []).append(session)
     return value
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add sections to the report of a failed test: the recorded failures that its cassettes have played."""
+    report = yield
+    if report.failed:
+        texts = [session.describe_played_failures() for session in item.stash.get(_layers, ())]
+        report.sections += [("cassette", text) for text in texts if text]
+    return report
+
+
 @contextmanager
-def _reporting(item: pytest.Item, layer: CassetteContext) -> Iterator[None]:
+def _reporting(item: pytest.Item, layer: CassetteContext) -> Iterator[Session]:
     """Keep a stream layer open for the block; at its end, add its misses as properties to the report of the test."""
     with layer as session:
         try:
-            yield
+            yield session
         finally:
             item.user_properties += [(_STALE, str(miss)) for miss in session.misses]
 

@@ -55,12 +55,33 @@ def holds_terminal_event(body: bytes) -> bool:
     return _TERMINAL_EVENT.search(body) is not None
 
 
+_FAILED_STREAMS = {
+    "cut off": "stream ended before the provider said so",
+    "error in the stream": "error in the stream",
+}
+"""Failures of streams with a status of success, by the word for their ending in a `Reading`."""
+_EVENT_OF_MODEL = re.compile(rb"^data: ?\{", re.MULTILINE)
+
+
 def failure_of(interaction: Interaction) -> str:
-    """Return the name of the error that an interaction ended with, or `status 429` and the like; else an empty text."""
+    """Return the failure of a provider or of a connection that an interaction ended with; "" if there is none.
+
+    It is the name of the error of the connection, `status 429` and the like, or one of `_FAILED_STREAMS`. Of the
+    streams, only those of the known APIs of models can fail: other ones have no event that says that they are whole. A
+    stream that its reader closed has failed only if the provider had reported an error in it.
+    """
     response = interaction.response
     if response.end.startswith("raise "):
         return response.end.removeprefix("raise ").partition(":")[0]
-    return f"status {response.status}" if response.status >= 400 else ""
+    if response.status >= 400:
+        return f"status {response.status}"
+    if "event-stream" not in "".join(response.headers.get("content-type", ())):
+        return ""
+    if response.body and not _EVENT_OF_MODEL.search(response.body):
+        return ""
+    from miniagents_testing._reading import read_interaction  # it needs the decoders, which a replay seldom does
+
+    return _FAILED_STREAMS.get(read_interaction(interaction).ending.word, "")
 
 
 def is_text(body: bytes) -> bool:

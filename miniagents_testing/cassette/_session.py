@@ -223,7 +223,7 @@ class Session:
             raise self._refused[0]
 
     def add_notes(self, error: BaseException) -> None:
-        """Add notes to the error of an application about the first miss and the first refusal that it has caught.
+        """Add notes to the error of an application: the first miss and refusal that it has caught, and played failures.
 
         Forget a refusal that is the error itself or one of its causes.
         """
@@ -233,6 +233,9 @@ class Session:
         self.mark_seen(error)
         if self._refused:
             _add_note(error, f"Before that, a request was refused: {self._refused[0]}")
+        is_said = any(self._failure_note in getattr(each, "__notes__", ()) for each in causes(error, shown=True))
+        if self.judges and self.width is None and not is_said and (failures := self.describe_played_failures()):
+            _add_note(error, failures)  # the report of a test runner has the same text itself
 
     def describe_played_failures(self) -> str:
         """Return a text about the played interactions that failed when they were recorded; empty without them.

@@ -154,6 +154,65 @@ async def test_new_file_is_not_written_when_the_block_fails_and_all_answers_are_
     assert len(load(kit.path)) == 2
 
 
+_CUT, _ERROR = "stream ended before the provider said so", "error in the stream"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("cut_at", ["", "first event", "last event", "error"])
+async def test_stream_without_its_end_is_a_failure_that_a_failed_block_does_not_write(
+    kit: Kit, api: str, cut_at: str, *, is_async: bool
+) -> None:
+    """If a block raises, a stream that ended before its provider said so, or with an error, makes no new file."""
+    whole, end = kit.STREAMS[api, "text"], -2 if api == "chat" else -1
+    if api == "messages":
+        end = -2  # `message_delta` says that the answer is whole
+    parts = {"": [], "first event": whole[:1], "last event": whole[:end], "error": kit.STREAMS[api, "error"]}
+    failure = _ERROR if cut_at == "error" else _CUT
+
+    async def ask(chunks: list[bytes]) -> None:
+        network = kit.network(kit.Reply(chunks))
+        with kit.cassette("once"):
+            if is_async:
+                await kit.aask(api, httpx2.AsyncClient(transport=network), max_retries=0)
+            else:
+                kit.ask(api, httpx2.Client(transport=network), max_retries=0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        await ask(parts[cut_at])
+    said = f"cassette.yaml was not written: there was no answer but failures ({failure}); the next run records again"
+    assert said in "".join(caught.value.__notes__)
+    assert not kit.path.exists()
+    with pytest.raises(ZeroDivisionError):
+        await ask(whole)
+    assert [each.response.body for each in load(kit.path)] == [b"".join(whole)]
+
+
+async def test_stream_of_no_known_api_needs_no_end(kit: Kit) -> None:
+    """The stream of an API that is not known is no failure, because no event of it says that it is whole."""
+    network = kit.network(kit.Reply([b'data: {"text": "Hi"}\n\n']))
+    with pytest.raises(ZeroDivisionError), kit.cassette("once"):
+        httpx2.Client(transport=network).post("https://api.example.com/v1/ask")
+        raise ZeroDivisionError
+    assert len(load(kit.path)) == 1
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+def test_failed_block_is_told_that_its_cassette_has_a_stream_without_its_end(kit: Kit, api: str) -> None:
+    """An error after a replay of a cut stream has a note: the cut is in the file, and how to record it again."""
+    with kit.cassette("once"):
+        kit.ask(api, httpx2.Client(transport=kit.network(kit.Reply(kit.STREAMS[api, "text"][:2]))))
+    with pytest.raises(ZeroDivisionError) as caught, kit.cassette():
+        kit.ask(api, httpx2.Client(transport=kit.network()))
+        raise ZeroDivisionError
+    (note,) = caught.value.__notes__
+    first, interaction, advice = note.splitlines()
+    assert first == f"1 recorded failure was played from {kit.path}:"
+    assert interaction.endswith(f": {_CUT}")
+    assert advice == "  to record it again: record_mode='rewrite' (now: 'none')"
+
+
 @pytest.mark.parametrize("mode", ["none", "once", "new_episodes", "all"])
 @pytest.mark.parametrize("content", [b"", b"interactions: [", b"\xff"])
 def test_K14_K15_a_file_that_cannot_be_read_is_neither_played_nor_overwritten(

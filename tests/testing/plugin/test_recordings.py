@@ -155,6 +155,62 @@ def test_new_file_is_not_written_when_the_test_fails_and_all_answers_are_failure
     assert b"code: 200" in path.read_bytes()
 
 
+def _cut_off(*, expected: bool = False) -> str:
+    """Return a test of a stream that its server cuts off; it fails then, unless the cut is `expected`."""
+    return f"""
+import openai
+from miniagents import MiniAgents
+from miniagents.errors import StreamTruncatedError
+from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import ProviderServer, Step
+
+def test_it(stream_cassette):
+    async def ask():
+        async with ProviderServer(Step("one two three", then="truncate")) as server:
+            stream_cassette.settings.record_as[server.openai_base_url] = "https://api.test/v1"
+            async with openai.AsyncOpenAI(api_key="none", base_url=server.openai_base_url) as client:
+                await create_openai_agent("m", async_client=client).trigger("Hi")
+
+    try:
+        MiniAgents().run(ask())
+    except StreamTruncatedError:
+        if not {expected}:
+            raise
+"""
+
+
+def test_stream_that_the_provider_cut_is_recorded_by_tests_that_pass_only(
+    project: Project, pytester: pytest.Pytester
+) -> None:
+    """A cut stream is written by a test that passes, and named in the section; a test that fails writes no new file.
+
+    On replay, the report of a failed test says that the cut is in the file.
+    """
+    cut = "stream ended before the provider said so"
+    path = pytester.path / "cassettes" / "test_it" / "test_it.yaml"
+    result = project(_cut_off(), "--miniagents-record=once")
+    result.assert_outcomes(failed=1)
+    assert not path.exists()
+    assert f"  not written: there was no answer but failures ({cut}); the next run records again" in _section(result)
+
+    result = project(_cut_off(expected=True), "--miniagents-record=once")
+    result.assert_outcomes(passed=1)
+    first, *_ = _section(result)
+    assert first.startswith(f"cassettes/test_it/test_it.yaml: 1 new, 1 of them failed: {cut}; ")
+
+    marker = "@pytest.mark.miniagents_allow_loopback\ndef test_it"
+    result = project(_cut_off().replace("def test_it", marker))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "1 recorded failure was played from cassettes/test_it/test_it.yaml:",
+            f"  interaction 1: POST https://api.test/v1/chat/completions, by OPENAI_AGENT*: {cut}",
+            "  to record it again: pytest test_it.py::test_it --miniagents-record=rewrite",
+        ],
+        consecutive=True,
+    )
+
+
 def test_new_file_of_failures_is_written_when_the_test_passes(project: Project, pytester: pytest.Pytester) -> None:
     """If a test passes, its new file is written, though all answers are failures."""
     project(_answered(401, expected=True), "--miniagents-record=once").assert_outcomes(passed=1)

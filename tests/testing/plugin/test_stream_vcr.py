@@ -560,6 +560,20 @@ def test_content_match_names_stale_cassettes(project: Project, cassettes: Path, 
     assert "to record it again: pytest test_it.py::test_changed --record-mode=rewrite" in stale
 
 
+@pytest.mark.parametrize("ini", [STREAM, CONTENT])
+def test_cut_stream_in_a_cassette_is_named_below_a_failed_test(
+    project: Project, pytester: pytest.Pytester, ini: str
+) -> None:
+    """The report of a failed test says once that its cassette has a cut stream, and how to record it again."""
+    uri = "https://api.openai.com/v1/chat/completions"
+    write(pytester.path / "cassettes" / "test_it" / "test_it.yaml", entry('data: {"choices": []}\n\n', uri=uri))
+    source = f"{HELPERS}\n@pytest.mark.vcr\ndef test_it():\n    assert 'DONE' in text(url={uri!r})\n"
+    text = "\n".join(project(source, ini=ini).outlines)
+    assert text.count("1 recorded failure was played from ") == 1
+    assert f"  interaction 1: POST {uri}: stream ended before the provider said so" in text
+    assert "  to record it again: pytest test_it.py::test_it --record-mode=rewrite" in text
+
+
 def test_unknown_way_of_matching_stops_pytest(project: Project) -> None:
     """An unknown `miniagents_vcr_match` ends pytest with a usage error that names the two known values."""
     result = project("def test_it():\n    pass", ini="miniagents_vcr_match = exact")
