@@ -67,6 +67,19 @@ def _token_of_schedule(text: str) -> str:
     return text
 
 
+def _pace_of(text: str) -> float:
+    """Return the factor on recorded waits that the text gives; raise the error of a wrong value of an option else."""
+    try:
+        pace = float(text)
+    except ValueError:
+        pace = -1.0
+    if not 0 <= pace < float("inf"):
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"the pace must be 0 (no waits) or a factor on the recorded waits, not {text}")
+    return pace
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the command line options and the ini names."""
     modes = ", ".join(_RECORD_MODES)
@@ -80,7 +93,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--miniagents-pace",
-        type=float,
+        type=_pace_of,
         default=None,
         metavar="FACTOR",
         help="multiply the recorded waits of cassettes by this factor. The default, 0, plays without waits",

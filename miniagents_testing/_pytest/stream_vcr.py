@@ -41,7 +41,8 @@ def pytest_fixture_setup(
 
         by_content = request.config.getini("miniagents_vcr_match") == "content"
         command = recording_command(request.node, "--record-mode")
-        if (layer := layer_for_vcr_test(value, by_content=by_content, command=command)) is None:
+        pace = request.config.getoption("miniagents_pace") or 0.0
+        if (layer := layer_for_vcr_test(value, by_content=by_content, command=command, pace=pace)) is None:
             return value
         if by_content and isinstance(request.node, pytest.Item):
             session = enter_until_test_ends(request.node, _reporting(request.node, layer))

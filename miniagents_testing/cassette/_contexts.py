@@ -246,7 +246,9 @@ def use_shared_cassette(
     return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, command, other_user))
 
 
-def layer_for_vcr_test(cassette: Any, *, by_content: bool = False, command: str = "") -> CassetteContext | None:
+def layer_for_vcr_test(
+    cassette: Any, *, by_content: bool = False, command: str = "", pace: float = 0.0
+) -> CassetteContext | None:
     """Stream with a cassette of vcrpy, so that a test that was written for vcrpy keeps its verdict.
 
     The matchers of the cassette apply, and its misses are vcrpy's own error. Nothing but the streams differs: no client
@@ -256,15 +258,19 @@ def layer_for_vcr_test(cassette: Any, *, by_content: bool = False, command: str 
         cassette: of vcrpy, open.
         by_content: True to match requests as `use_cassette` does.
         command: see `use_shared_cassette`.
+        pace: see `use_cassette`.
 
     Returns:
         The context of the layer, or None for a cassette that only vcrpy can read.
+
+    Raises:
+        ValueError: the pace is negative or infinite.
     """
     try:
         vcrpy.interactions_of(cassette)
     except CassetteFormatError:
         return None
-    settings = RecordSettings(unplayed="ignore", retry_after="keep")
+    settings = RecordSettings(unplayed="ignore", retry_after="keep", pace=pace)
     return CassetteContext(lambda: _layered_as_vcrpy(cassette, settings, command, by_content=by_content))
 
 

@@ -9,7 +9,7 @@ import pytest
 from plugin_runs import verdicts_of
 from wire_server import Answer, Request, WireServer
 
-from miniagents_testing.cassette import Redaction, load
+from miniagents_testing.cassette import Chunk, Interaction, Redaction, ResponseStream, load, save
 from miniagents_testing.cassette._secrets.redaction import Leak
 
 if TYPE_CHECKING:
@@ -194,6 +194,42 @@ def test_K25_recording_tests_of_pytest_recording_keep_their_verdicts(
     assert found[0] == found[1]
     assert len(found[0][0]) == SUITE.count("def test_")
     assert [name for name, verdict in found[0][0].items() if (verdict == "failed") != ("_FAILS_" in name)] == []
+
+
+@pytest.mark.parametrize("ini", [STREAM, f"{STREAM}\nminiagents_vcr_match = content"])
+def test_option_for_the_pace_holds_for_cassettes_of_pytest_recording(
+    project: Project, pytester: pytest.Pytester, ini: str
+) -> None:
+    """With `--miniagents-pace`, the recorded waits are played, times the factor, also in a test for pytest-recording."""
+    path = pytester.path / "cassettes" / "test_it" / "test_it.yaml"
+    chunks = Chunk(0, b"data: 1\n\n"), Chunk.after(60, b"data: 2\n\n")
+    save(path, [Interaction("GET", "https://api.test/a", b"", ResponseStream(chunks, reason="OK"))])
+    source = """
+import httpx2
+
+@pytest.mark.miniagents_virtual_time
+@pytest.mark.asyncio
+@pytest.mark.vcr
+async def test_it():
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    async with httpx2.AsyncClient() as client:
+        assert (await client.get("https://api.test/a")).text == "data: 1\\n\\ndata: 2\\n\\n"
+    assert round(clock() - began) == SECONDS
+"""
+    for pace, seconds in ((1, 60), (0.5, 30), (0, 0)):
+        text = source.replace("SECONDS", str(seconds))
+        project(text, f"--miniagents-pace={pace}", ini=ini).assert_outcomes(passed=1)
+    project(source.replace("SECONDS", "0"), ini=ini).assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("pace", ["-1", "inf", "nan", "fast"])
+def test_wrong_pace_stops_pytest(project: Project, pace: str) -> None:
+    """A pace that is no number, negative or not finite ends pytest with a usage error, before any test."""
+    result = project("def test_it(): pass", f"--miniagents-pace={pace}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = f"the pace must be 0 (no waits) or a factor on the recorded waits, not {pace}"
+    assert f"argument --miniagents-pace: {said}" in result.stderr.str()
 
 
 def contents(path: Path) -> list[tuple[str, str, bytes]]:
