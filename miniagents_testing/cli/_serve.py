@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from miniagents_testing.cli._commands import Commands
 
 
+_GAP = 0.05
+"""Default seconds between the tokens of the texts of the command line."""
+
+
 def add_serve(commands: Commands) -> None:
     """Register the command `serve` with its help and its arguments."""
     serve = commands.add_parser(
@@ -69,8 +73,8 @@ def add_serve(commands: Commands) -> None:
         "--gap",
         type=partial(parse_not_negative, refusal="is no time: give 0 or a positive number of seconds"),
         metavar="SECONDS",
-        default=0.05,
-        help="seconds between the tokens of texts (default: %(default)s)",
+        help=f"seconds between the tokens of texts (default: {_GAP}), and of the steps of a script that have no gap of "
+        "their own (default: 0)",
     )
     serve.set_defaults(run=_run_serve)
 
@@ -102,20 +106,23 @@ def _create_script(options: argparse.Namespace) -> Script:
     """Return the script of the server: steps of a file, recorded streams, given texts, or one that quotes each request.
 
     Raises:
-        CommandError: answers of several kinds are given, or the file of the script is wrong.
+        CommandError: answers of several kinds are given, `--gap` with a cassette, or the file of the script is wrong.
     """
     if sum(map(bool, (options.text, options.script, options.cassette))) > 1:
         raise CommandError("give texts, --script or --cassette: the answers come from one of them")
+    if options.cassette and options.gap is not None:
+        raise CommandError("--gap is for texts and --script: a cassette is served with its recorded waits")
     if options.script:
-        return read_steps(options.script)
+        return read_steps(options.script, options.gap or 0.0)
     if options.cassette:
         return [interaction.response for interaction in load(options.cassette)]
+    gap = _GAP if options.gap is None else options.gap
     if options.text:
-        return [Step(text, gap=options.gap) for text in options.text]
+        return [Step(text, gap=gap) for text in options.text]
 
     def echo(call: Call) -> Step:
         """Return the answer "You said: " with the last message of the request."""
-        return Step(f"You said: {call.text}", gap=options.gap)
+        return Step(f"You said: {call.text}", gap=gap)
 
     return echo
 
@@ -128,8 +135,12 @@ _FIELDS = {
 }
 
 
-def read_steps(path: Path) -> list[Step | Failure]:
+def read_steps(path: Path, gap: float = 0.0) -> list[Step | Failure]:
     """Return the steps of a script file.
+
+    Args:
+        path: of the file.
+        gap: seconds between the tokens of steps that have no gap of their own.
 
     Raises:
         CommandError: the file is no YAML or JSON, or a step is wrong; the message names the line or the step.
@@ -143,16 +154,16 @@ def read_steps(path: Path) -> list[Step | Failure]:
         raise CommandError(f"{path} is no script: {where} is not YAML") from error
     if not isinstance(items, list) or not items:
         raise CommandError(f"{path} is no script: it must be a list with a step for each request")
-    return [_as_step(item, f"{path}, step {number}") for number, item in enumerate(items, 1)]
+    return [_as_step(item, f"{path}, step {number}", gap) for number, item in enumerate(items, 1)]
 
 
-def _as_step(item: Any, where: str) -> Step | Failure:
-    """Return the step or the failure that an item of the file stands for.
+def _as_step(item: Any, where: str, gap: float = 0.0) -> Step | Failure:
+    """Return the step or the failure that an item of the file stands for; `gap` is that of a step without its own.
 
     Raise `CommandError` for a wrong one, which `where` names.
     """
     if isinstance(item, str):
-        return Step(item)
+        return Step(item, gap=gap)
     if not isinstance(item, Mapping):
         raise CommandError(f"{where} must be a text, or have the fields of a step or a failure; it is {item!r:.80}")
     kind: type[Step | Failure] = Failure if "status" in item else Step
@@ -172,7 +183,7 @@ def _as_step(item: Any, where: str) -> Step | Failure:
             given["then"] = _as_step({"status": 500, **given["then"]}, f"{where}, then")
         if given.get("then") == "hold":
             raise ValueError("then='hold' waits for a test that goes on; 'stall' sends nothing more")
-        return kind(**given)
+        return Failure(**given) if kind is Failure else Step(**{"gap": gap, **given})
     except (TypeError, ValueError) as error:
         raise CommandError(f"{where}: {error}") from error
 

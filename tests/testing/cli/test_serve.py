@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,30 @@ def test_steps_have_the_fields_of_step_and_failure(tmp_path: Path) -> None:
     ]
 
 
+def test_gap_holds_for_steps_without_a_gap_of_their_own(tmp_path: Path) -> None:
+    """The `gap` of `read_steps`, which `--gap` gives, holds for texts and steps that have none themselves."""
+    (tmp_path / "steps.yaml").write_text("- Hello\n- {text: a b}\n- {text: a b, gap: 0}\n- {status: 429}\n")
+    assert read_steps(tmp_path / "steps.yaml", 0.5) == [
+        Step("Hello", gap=0.5),
+        Step("a b", gap=0.5),
+        Step("a b", gap=0),
+        Failure(429),
+    ]
+    assert read_steps(tmp_path / "steps.yaml")[0] == Step("Hello")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+@pytest.mark.parametrize("source", ["text", "script"])
+def test_serve_waits_the_gap_between_tokens(tmp_path: Path, source: str) -> None:
+    """With `--gap`, the tokens of a text and of a step of a script come so many seconds apart."""
+    (tmp_path / "steps.yaml").write_text("- one two\n")
+    arguments = ("one two",) if source == "text" else ("--script", tmp_path / "steps.yaml")
+    with _served(*arguments, "--gap", "0.2") as (urls, _):
+        began = time.monotonic()
+        assert " two" in _streamed(urls["OPENAI_BASE_URL"])
+        assert time.monotonic() - began >= 0.2
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -187,10 +212,10 @@ def test_wrong_script_is_named_with_its_step(tmp_path: Path, text: str, said: st
     assert said in str(caught.value)
 
 
-def test_serve_refuses_answers_of_two_kinds_and_ports_that_are_taken(
+def test_serve_refuses_options_that_contradict_and_ports_that_are_taken(
     run: Callable[..., CommandResult], tmp_path: Path, kit: Kit
 ) -> None:
-    """Answers of two kinds, and a port that cannot be used, are one line with exit code 2."""
+    """Answers of two kinds, a gap for a cassette, and a port that cannot be used are one line with exit code 2."""
     save(tmp_path / "c.yaml", [kit.interaction("Hi", kit.answer("Ho"))])
     both = run("serve", "text", "--cassette", tmp_path / "c.yaml")
     assert both == (
@@ -198,6 +223,9 @@ def test_serve_refuses_answers_of_two_kinds_and_ports_that_are_taken(
         "",
         "miniagents-testing serve: give texts, --script or --cassette: the answers come from one of them\n",
     )
+    gap = run("serve", "--cassette", tmp_path / "c.yaml", "--gap", "0")
+    said = "--gap is for texts and --script: a cassette is served with its recorded waits"
+    assert gap == (2, "", f"miniagents-testing serve: {said}\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("serve", "--port", str(port), "text")
