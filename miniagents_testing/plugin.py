@@ -174,6 +174,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"miniagents_record must be one of {', '.join(_RECORD_MODES)}, not {mode!r}")
     if (match := config.getini("miniagents_vcr_match")) not in ("vcr", "content"):
         raise pytest.UsageError(f"miniagents_vcr_match must be vcr or content, not {match!r}")
+    if match != "vcr" and not config.getini("miniagents_stream_vcr"):
+        raise pytest.UsageError(f"miniagents_vcr_match = {match} has no effect without miniagents_stream_vcr = true")
     if config.getoption("miniagents_pictures") != "none":
         config.pluginmanager.import_plugin(_PICTURE_TOPIC)
     if config.getini("miniagents_stream_vcr"):

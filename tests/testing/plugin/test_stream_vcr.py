@@ -579,3 +579,11 @@ def test_unknown_way_of_matching_stops_pytest(project: Project) -> None:
     result = project("def test_it():\n    pass", ini="miniagents_vcr_match = exact")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: miniagents_vcr_match must be vcr or content, not 'exact'"])
+
+
+def test_way_of_matching_without_the_streams_stops_pytest(project: Project) -> None:
+    """`miniagents_vcr_match = content` alone, which would have no effect, ends pytest with a usage error."""
+    result = project("def test_it():\n    pass", ini="miniagents_vcr_match = content")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = "ERROR: miniagents_vcr_match = content has no effect without miniagents_stream_vcr = true"
+    result.stderr.fnmatch_lines([said])

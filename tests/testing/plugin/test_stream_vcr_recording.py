@@ -200,7 +200,7 @@ def test_K25_recording_tests_of_pytest_recording_keep_their_verdicts(
 def test_option_for_the_pace_holds_for_cassettes_of_pytest_recording(
     project: Project, pytester: pytest.Pytester, ini: str
 ) -> None:
-    """With `--miniagents-pace`, the recorded waits are played, times the factor, also in a test for pytest-recording."""
+    """With `--miniagents-pace`, a test for pytest-recording plays the recorded waits, times the factor."""
     path = pytester.path / "cassettes" / "test_it" / "test_it.yaml"
     chunks = Chunk(0, b"data: 1\n\n"), Chunk.after(60, b"data: 2\n\n")
     save(path, [Interaction("GET", "https://api.test/a", b"", ResponseStream(chunks, reason="OK"))])
