@@ -60,7 +60,7 @@ def read(path: str | os.PathLike[str], parse: Callable[[bytes], _T]) -> _T:
     try:
         return parse(content)
     except CassetteFormatError as error:
-        raise CassetteFormatError(f"{path} {error}") from error
+        raise CassetteFormatError(f"{path} {error}") from None
 
 
 def status_of(path: str | os.PathLike[str]) -> os.stat_result | None:

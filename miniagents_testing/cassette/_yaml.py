@@ -165,7 +165,7 @@ def plain_data(text: str | bytes) -> Any:
         # a JSON string may hold an emoji as two escapes, which YAML refuses
         data = json.loads(text) if text[:1] in ("{", b"{") else yaml.load(text, _Loader)
     except Exception as error:  # those of PyYAML, and of constructors, as KeyError for `!!bool x`
-        raise CassetteFormatError(f"is no cassette: {_reason(error, text)}") from error
+        raise CassetteFormatError(f"is no cassette: {_reason(error, text)}") from None  # frames of a parser say no more
     if not _is_in_proportion(data, _MOST_GROWTH * len(text)):
         raise CassetteFormatError(
             f"is no cassette: its lists and mappings are more than {_MOST_LEVELS} levels deep, "
@@ -174,8 +174,19 @@ def plain_data(text: str | bytes) -> Any:
     return data
 
 
+_MERGE_MARK = re.compile(rb"^(<{7}|\|{7}|={7}|>{7})(?: .*)?\r?$", re.MULTILINE)
+"""Line that git writes between the versions of a file that it could not merge."""
+
+
 def _reason(error: Exception, text: str | bytes) -> str:
     """Return the reason for which a text cannot be read, with the line if it is known."""
+    content = text if isinstance(text, bytes) else text.encode(errors="replace")
+    if mark := _MERGE_MARK.search(content):
+        line = content[: mark.start()].count(b"\n") + 1
+        return (
+            f"line {line} is a mark of a merge ({mark[1].decode()}), so two versions are in it. "
+            "Keep one, as `git checkout --ours` or `--theirs` does, or record it again"
+        )
     if isinstance(error, yaml.constructor.ConstructorError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:

@@ -235,12 +235,16 @@ def find_cassettes(given: Sequence[str]) -> list[Path]:
 
 
 def _is_cassette(path: Path, folder: Path) -> bool:
-    """Return True for a YAML or JSON file in `folder`, not hidden, with interactions in it. It may be damaged."""
+    """Return True for a YAML or JSON file in `folder`, not hidden, with interactions in it, or with nothing.
+
+    It may be damaged: an empty file, or one of zeros, is what a crash leaves of a cassette.
+    """
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
     if hidden or path.suffix not in _SUFFIXES or not path.is_file():
         return False
     with path.open("rb") as file:
-        return _INTERACTIONS.search(file.read(MOST_BYTES)) is not None
+        content = file.read(MOST_BYTES)
+    return _INTERACTIONS.search(content) is not None or not content.strip(b"\0 \t\r\n")
 
 
 def read_cassette(path: Path) -> CassetteFile:

@@ -14,7 +14,7 @@ import pytest
 
 from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, load, save, use_cassette
 from miniagents_testing.cassette._secrets.search import Search
-from miniagents_testing.errors import CassetteFormatError
+from miniagents_testing.errors import CassetteFormatError, causes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,6 +69,17 @@ def test_K5_K6_a_damaged_file_is_refused_or_plays_the_same(tmp_path: Path, effor
             refused += 1
     assert tried > 3000
     assert refused > 0.9 * tried  # the others changed a space, or the form of a number
+
+
+def test_error_about_a_file_that_is_no_yaml_has_no_frames_of_the_parser(kit: Kit) -> None:
+    """The error that opening a file with merge marks raises is shown alone, without the parser's own errors."""
+    kit.path.write_bytes(b"interactions:\n<<<<<<< HEAD\n- a\n=======\n- b\n>>>>>>> other\nversion: 1\n")
+    with pytest.raises(
+        CassetteFormatError, match=r"cassette.yaml is no cassette: line 2 is a mark of a merge"
+    ) as caught:
+        with kit.cassette():
+            pass
+    assert [*causes(caught.value, shown=True)] == [caught.value]
 
 
 def test_use_cassette_refuses_a_damaged_file(kit: Kit) -> None:

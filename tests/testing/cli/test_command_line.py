@@ -100,6 +100,12 @@ def test_wrong_arguments_are_code_2(run: Callable[..., CommandResult], arguments
     assert "\nusage: miniagents-testing" in done.err
 
 
+_MERGED = (
+    "is a mark of a merge ({}), so two versions are in it. Keep one, as `git checkout --ours` or `--theirs` does, "
+    "or record it again"
+)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -108,6 +114,13 @@ def test_wrong_arguments_are_code_2(run: Callable[..., CommandResult], arguments
         (b"", "is no cassette: it is empty"),
         (b"a: b\n\x00", "is no cassette: line 2 is not YAML"),
         (b"{\xff", "is no cassette: it is no text in UTF-8"),
+        (b"\x00" * 9, "is no cassette: line 1 is not YAML"),
+        (
+            b"a:\n<<<<<<< HEAD\n- b\n=======\n- c\n>>>>>>> other\n",
+            f"is no cassette: line 2 {_MERGED.format('<<<<<<<')}",
+        ),
+        (b"a: [\r\n=======\r\n- b", f"is no cassette: line 2 {_MERGED.format('=======')}"),
+        (b'{\n"a": 1\n>>>>>>> other\n}', f"is no cassette: line 3 {_MERGED.format('>>>>>>>')}"),
         (b"hello", "is no cassette: it has no list of interactions"),
         (b"interactions: []\n", "is no cassette: its end is missing, so it was cut off"),
         (b"interactions: []\nversion: 2\n", "has version 2 of vcrpy's format; only 1 is known here"),

@@ -103,10 +103,22 @@ def test_verify_rejects_a_body_that_cannot_be_decoded(
     assert says in done.out
 
 
+@pytest.mark.parametrize("command", ["verify", "lint", "show"])
+def test_empty_file_in_a_folder_is_named_as_damaged(
+    run: Callable[..., CommandResult], tmp_path: Path, command: str
+) -> None:
+    """Each command that reads the cassettes of a folder names an empty file in it, with exit code 1."""
+    (tmp_path / "empty.yaml").touch()
+    done = run(command, tmp_path)
+    assert done.code == 1
+    assert str(tmp_path / "empty.yaml") in done.out + done.err
+    assert "is no cassette: it is empty" in done.out + done.err
+
+
 def test_verify_finds_the_cassettes_in_a_folder(
     run: Callable[..., CommandResult], conversation: Path, tmp_path: Path
 ) -> None:
-    """`verify` of a folder finds damaged cassettes, and leaves out hidden folders and other YAML and JSON files."""
+    """`verify` of a folder finds damaged and empty files, and leaves out hidden folders and other YAML and JSON."""
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / ".venv").mkdir()
     text = conversation.read_text(encoding="utf-8")
@@ -115,9 +127,13 @@ def test_verify_finds_the_cassettes_in_a_folder(
     (tmp_path / "deep" / "half.yaml").write_text(text[: len(text) // 2], encoding="utf-8")
     (tmp_path / "deep" / "compose.yaml").write_text("services: {}\n", encoding="utf-8")
     (tmp_path / "package.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "empty.yaml").touch()
+    (tmp_path / "zeros.yaml").write_bytes(b"\0" * 4096)
     lines = [line.split("\t")[:2] for line in run("verify", tmp_path).out.splitlines()]
     assert lines == [
         ["ok", str(conversation)],
         ["ok", str(tmp_path / "deep" / "er" / "copy.yml")],
         ["bad", str(tmp_path / "deep" / "half.yaml")],
+        ["bad", str(tmp_path / "empty.yaml")],
+        ["bad", str(tmp_path / "zeros.yaml")],
     ]
