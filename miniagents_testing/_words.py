@@ -1,4 +1,4 @@
-"""Words of messages: numbers with their nouns, lists that end in a count, and paths as short as they can be typed.
+"""Words of messages: numbers with their nouns, lists that end in a count, short paths, and names of missing files.
 
 Each plural of a counted noun in a message is made by `counted`.
 """
@@ -6,6 +6,7 @@ Each plural of a counted noun in a message is made by `counted`.
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,3 +41,13 @@ def short_path(path: str | os.PathLike[str]) -> str:
     given = Path(path)
     here = Path.cwd()
     return str(given.relative_to(here)) if given.is_relative_to(here) else os.fspath(path)
+
+
+def similar_paths(path: str | os.PathLike[str]) -> str:
+    """Return the question if the path of a missing file was meant to be a similar one in its folder; "" if none is."""
+    given = Path(path)
+    if not given.parent.is_dir():
+        return ""
+    names = [each.name for each in given.parent.iterdir()]
+    near = get_close_matches(given.name, names, n=3, cutoff=0.8)
+    return f"did you mean {' or '.join(short_path(given.with_name(each)) for each in near)}?" if near else ""

@@ -22,6 +22,7 @@ import pytest
 
 from miniagents_testing._pytest import GUARD, fail_without_extra
 from miniagents_testing._pytest.reports import reported
+from miniagents_testing._words import short_path, similar_paths
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -199,9 +200,10 @@ class _OpenCassette:
     So an error of closing fails the test itself where it can, and requests of a teardown are in the cassette.
     """
 
-    def __init__(self, context: AbstractContextManager[Session], path: Path, command: str) -> None:
+    def __init__(self, context: AbstractContextManager[Session], path: Path, command: str, *, is_typed: bool) -> None:
         self.session = context.__enter__()
         self._path = path
+        self._is_typed = is_typed
         self._command = command
         self.outlives_call = False
         self._context: AbstractContextManager[Session] | None = context
@@ -233,9 +235,13 @@ class _OpenCassette:
         is_said = isinstance(error, pytest.fail.Exception)
         if is_said or self.session.records or self.session.misses or self._path.exists():
             return self.session.describe_played_failures()
-        return (
-            f"there is no cassette yet: record it with {self._command}once (to play one, any key will do: "
-            "OPENAI_API_KEY=none)"
+        question = similar_paths(self._path) if self._is_typed else ""
+        return "\n".join(
+            [
+                f"there is no cassette {short_path(self._path)} yet",
+                *([f"  {question}"] if question else []),
+                f"  to record it: {self._command}once (to play one, any key will do: OPENAI_API_KEY=none)",
+            ]
         )
 
     def close(self) -> None:
@@ -259,13 +265,14 @@ def stream_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     fails, too, if it leaves interactions of the cassette unplayed. Requests of its fixtures are in the cassette, too.
     """
     item = request.node
-    path = _path(item, _name_in_marker(item))
+    name = _name_in_marker(item)
+    path, is_typed = _path(item, name), name is not None
     users = request.config.stash.setdefault(_last_users, {})
     other = users.get(path, "")
     users[path] = item.nodeid
     other_user = other if other != item.nodeid else ""  # a test can run more than once
-    context = open_cassette(request, _FIXTURE, path, item, width=0, other_user=other_user)
-    opened = item.stash[_opened] = _OpenCassette(context, path, recording_command(item))
+    context = open_cassette(request, _FIXTURE, path, item, width=0, other_user=other_user, is_typed=is_typed)
+    opened = item.stash[_opened] = _OpenCassette(context, path, recording_command(item), is_typed=is_typed)
     yield opened.session
     opened.close()
 
@@ -278,6 +285,7 @@ def open_cassette(
     *,
     width: int,
     other_user: str = "",
+    is_typed: bool = False,
     **defaults: Any,
 ) -> AbstractContextManager[Session]:
     """Return the context of a cassette of a test, a module or the session, with the settings that hold there.
@@ -289,6 +297,7 @@ def open_cassette(
         node: see `settings_for`.
         width: see `use_shared_cassette`.
         other_user: see `use_shared_cassette`.
+        is_typed: see `use_shared_cassette`.
         defaults: settings in place of those of `use_cassette`.
     """
     with fail_without_extra(fixture):
@@ -298,7 +307,9 @@ def open_cassette(
     item = request.config.stash.get(current_item, None)
     command = recording_command(node)
     try:
-        context = use_shared_cassette(path, width=width, command=command, other_user=other_user, **settings)
+        context = use_shared_cassette(
+            path, width=width, command=command, other_user=other_user, is_typed=is_typed, **settings
+        )
     except (TypeError, ValueError) as error:
         raise _wrong_setting(node, error) from None
     if settings["record_mode"] == "none":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 
 _layers: pytest.StashKey[list[Session]] = pytest.StashKey()
 """The sessions of the layers that a test's own fixtures have opened."""
-_STALE = "miniagents_stale_cassette"
-"""Name of the property of a test's report that has the misses of a cassette; it also comes from processes of xdist."""
+_STALE, _MISSING = "miniagents_stale_cassette", "miniagents_missing_cassette"
+"""Names of the property of a test's report that has the misses of a cassette: of a file that exists, or does not.
+
+The property also comes from processes of xdist.
+"""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,27 +74,33 @@ def pytest_runtest_makereport(
 def _reporting(item: pytest.Item, layer: CassetteContext) -> Iterator[Session]:
     """Keep a stream layer open for the block; at its end, add its misses as properties to the report of the test."""
     with layer as session:
+        name = _STALE if Path(session.name).exists() else _MISSING
         try:
             yield session
         finally:
-            item.user_properties += [(_STALE, str(miss)) for miss in session.misses]
+            item.user_properties += [(name, str(miss)) for miss in session.misses]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Collect the cassette misses that a test has reported, after its teardown, for the terminal summary."""
     if report.when == "teardown":
         for name, miss in report.user_properties:
-            if name == _STALE:
-                _misses[str(miss)] = None
+            if name in _misses:
+                _misses[name][str(miss)] = None
 
 
-_misses: dict[str, None] = {}
+_misses: dict[str, dict[str, None]] = {_STALE: {}, _MISSING: {}}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print a section with the misses of the run: cassettes whose requests have changed, and the differences."""
-    if _misses:
-        terminalreporter.section("cassettes that are stale")
-        for miss in _misses:
-            terminalreporter.write_line(miss)
-        _misses.clear()
+    """Print sections with the misses of the run: of cassettes whose requests have changed, and of those without a file.
+
+    The first has the differences.
+    """
+    titles = {_STALE: "cassettes that are stale", _MISSING: "cassettes that are missing"}
+    for name, misses in _misses.items():
+        if misses:
+            terminalreporter.section(titles[name])
+            for miss in misses:
+                terminalreporter.write_line(miss)
+            misses.clear()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from miniagents_testing._hosts import Address, is_loopback
-from miniagents_testing._words import short_path
+from miniagents_testing._words import short_path, similar_paths
 from miniagents_testing.cassette import _http_client, _httpx, _other_clients
 from miniagents_testing.cassette import _vcrpy as vcrpy
 from miniagents_testing.cassette._current import activate, deactivate, out_of_reach
@@ -218,6 +218,7 @@ def use_shared_cassette(
     width: int,
     command: str = "",
     other_user: str = "",
+    is_typed: bool = True,
     record_mode: RecordMode = "none",
     also_patch: Iterable[type] = (),
     **settings: Unpack[Options],
@@ -234,6 +235,7 @@ def use_shared_cassette(
             single test.
         command: command line that runs the test, without the record mode at its end, for messages.
         other_user: name of another test that has used the file in this run, for messages.
+        is_typed: False for a path that was made of the test's name, which cannot be mistyped.
         record_mode: see `use_cassette`.
         also_patch: see `use_cassette`.
         settings: see `use_cassette`.
@@ -243,7 +245,8 @@ def use_shared_cassette(
     """
     checked, more = RecordSettings(**settings), classes_of(also_patch)
     mode_of(record_mode, exists=True)
-    return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, command, other_user))
+    advice = partial(_advice, path, command=command, other_user=other_user, is_typed=is_typed)
+    return CassetteContext(lambda: _opened(path, record_mode, checked, more, width, advice))
 
 
 def layer_for_vcr_test(
@@ -346,8 +349,7 @@ def _opened(
     settings: RecordSettings,
     also_patch: Iterable[type],
     width: int | None = None,
-    command: str = "",
-    other_user: str = "",
+    advice: Callable[[str], str] | None = None,
 ) -> Iterator[Session]:
     """Open a cassette file until the `with` block ends, and give its session.
 
@@ -371,7 +373,8 @@ def _opened(
             settings,
             plays=plays,
             records=records,
-            advice=_advice(path, mode, command, other_user),
+            exists=Path(path).exists(),
+            advice=_advice(path, mode) if advice is None else advice(mode),
             repeats=bool(width),
             on_played=partial(_count_play, cassette),
             width=width,
@@ -410,11 +413,12 @@ def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]
         if any("stream" in response for response in cassette.responses):
             load(path)  # vcrpy does not check the checksum
         session = Session(
-            path,
+            short_path(path),
             vcrpy.interactions_of(cassette),
             settings,
             plays=plays,
             records=records,
+            exists=Path(path).exists(),
             advice=_advice(path, mode),
             seen_as=partial(vcrpy.filtered, cassette),
             repeats=cassette.allow_playback_repeats,
@@ -435,12 +439,13 @@ def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, command: str, *, 
         vcrpy.replace_saving(cassette, keeps_own=True)
     loaded, appended = vcrpy.interactions_of(cassette), vcrpy.Appended(cassette)
     session = Session(
-        cassette.path,
+        short_path(cassette.path),
         loaded,
         settings,
         plays=mode != "all" and (cassette.rewound or cassette.allow_playback_repeats),
         records=records,
-        advice=_advice(cassette.path, mode, command),
+        exists=Path(cassette.path).exists(),
+        advice=_advice(cassette.path, mode, command, is_typed=False),
         seen_as=partial(vcrpy.filtered, cassette),
         repeats=cassette.allow_playback_repeats,
         on_played=partial(_count_play, cassette) if by_content else None,
@@ -562,17 +567,26 @@ def _reason_not_to_write(recorded: Iterable[Interaction], path: str | os.PathLik
     return "the new recording has failures that the old one has not" if old and not old.issuperset(failures) else ""
 
 
-def _advice(path: str | os.PathLike[str], mode: str, command: str = "", other_user: str = "") -> str:
-    """Return the line at the end of a miss that says how to record the request; above it, another user of the file.
+def _advice(
+    path: str | os.PathLike[str], mode: str, command: str = "", other_user: str = "", *, is_typed: bool = True
+) -> str:
+    """Return the lines at the end of a miss that say how to record the request; above them, another user of the file.
+
+    Of a missing file whose path was typed, similar names come first.
 
     Args:
         path: of the cassette.
         mode: in which it is open.
         command: command line that runs the test with the record mode at its end; empty if no option has the mode.
         other_user: see `use_shared_cassette`.
+        is_typed: see `use_shared_cassette`.
     """
     exists = Path(path).exists()
     again = "rewrite" if exists else "once"
     how = f"{command}{again}" if command else f"record_mode={again!r} (now: {mode!r})"
-    other = f"  {other_user} has used the same file: each test needs a file of its own\n" if other_user else ""
-    return other + (f"  to record it again: {how}" if exists else f"  there is no such file; record it with {how}")
+    lines = [f"to record it again: {how}" if exists else f"to record it: {how}"]
+    if not exists and is_typed and (question := similar_paths(path)):
+        lines.insert(0, question)
+    if other_user:
+        lines.insert(0, f"{other_user} has used the same file: each test needs a file of its own")
+    return "\n".join(f"  {line}" for line in lines)

@@ -80,6 +80,7 @@ class Session:
         settings: for playing and recording.
         plays: True to play the interactions.
         records: True to send and record requests that are not in the cassette.
+        exists: False if the cassette has no file yet, for messages.
         advice: last line of the messages about a miss and about what was not played.
         seen_as: called with each live request; returns the request to look up in its place, or None to send the
             request without a look-up.
@@ -103,6 +104,7 @@ class Session:
         *,
         plays: bool = True,
         records: bool = False,
+        exists: bool = True,
         advice: str = "",
         seen_as: Callable[[LiveRequest], LiveRequest | None] | None = None,
         repeats: bool = False,
@@ -130,6 +132,7 @@ class Session:
         self.outer: Session | None = None
         """The session that was current in this context before."""
         self._plays = plays
+        self._exists = exists
         self._advice = advice
         self._seen_as = seen_as
         self._on_played = on_played
@@ -430,6 +433,8 @@ class Session:
 
         Its message names the recorded requests that differ least.
         """
+        if not self._exists:
+            return self.missed(f"there is no cassette {self.name}, so no answer for {method} {uri}")
         places = self._index.places
         return self.missed(describe_miss(self.name, (method, uri, body), places, self.settings.match, headers))
 

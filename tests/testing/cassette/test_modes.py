@@ -59,10 +59,29 @@ async def test_once_only_plays_a_file_that_exists(kit: Kit) -> None:
 
 async def test_none_records_nothing(kit: Kit) -> None:
     """In mode `none` without a file, every request is a miss, whose message says how to record."""
-    with pytest.raises(CassetteMissError, match=r"there is no such file; record it with record_mode='once'"):
-        with kit.cassette():
-            await _ask(kit, _answering(kit, "1"), "a")
+    with pytest.raises(CassetteMissError) as caught, kit.cassette():
+        await _ask(kit, _answering(kit, "1"), "a")
+    assert str(caught.value).splitlines() == [
+        f"there is no cassette {kit.path}, so no answer for POST {kit.URL}",
+        "  to record it: record_mode='once' (now: 'none')",
+    ]
     assert not kit.path.exists()
+
+
+@pytest.mark.parametrize(("name", "is_named"), [("casete.yaml", True), ("other.yaml", False)])
+def test_miss_without_a_file_names_files_with_a_similar_name(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, name: str, *, is_named: bool
+) -> None:
+    """A miss of a cassette whose name is mistyped has the path as it was typed, and asks for the similar one."""
+    save(kit.path, [])
+    monkeypatch.chdir(kit.path.parent.parent)
+    folder = kit.path.parent.name
+    with pytest.raises(CassetteMissError) as caught, use_cassette(f"{folder}/{name}"):
+        httpx2.get("https://api.test/")
+    first, *others, last = str(caught.value).splitlines()
+    assert first == f"there is no cassette {folder}/{name}, so no answer for GET https://api.test/"
+    assert others == ([f"  did you mean {folder}/cassette.yaml?"] if is_named else [])
+    assert last == "  to record it: record_mode='once' (now: 'none')"
 
 
 async def test_new_episodes_plays_recorded_requests_and_records_others(kit: Kit) -> None:

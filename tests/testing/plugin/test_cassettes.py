@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ from miniagents_testing.cassette import Interaction, load, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Project = Callable[..., pytest.RunResult]
 
@@ -180,7 +180,29 @@ def test_after():
         ["*CassetteMissError: prompt: recorded 'Hi', now 'Ho' (test_before.yaml)", "*has no answer for POST*"]
     )
     result.stdout.fnmatch_lines("*UnplayedError: 1 interaction was not played (test_before.yaml)")
-    result.stdout.fnmatch_lines(["*CassetteMissError: *test_after.yaml has no answers*", "*there is no such file*"])
+    path = Path("cassettes", "test_it", "test_after.yaml")
+    result.stdout.fnmatch_lines(
+        [
+            f"*CassetteMissError: there is no cassette {path}, so no answer *",
+            "E * to record it: pytest test_it.py::test_after --miniagents-record=once",
+        ],
+        consecutive=True,
+    )
+
+
+def test_mistyped_name_in_a_marker_is_told_of_the_similar_file(project: Project, cassettes: Path) -> None:
+    """A miss, and the failure of a client without a key, name the similar file; names of tests are never mistyped."""
+    record(cassettes / "greeting.yaml", "Hi")
+    record(cassettes / "test_it" / "test_defaults.yaml", "Hi")
+    marker = "@pytest.mark.miniagents_cassette('greting.yaml')\n"
+    source = f"{marker}def test_miss():\n    ask('Hi')\n\n{marker}def test_fails():\n    [][0]\n\n"
+    result = project(f"{ASK}{source}def test_default(stream_cassette):\n    ask('Hi')\n")
+    result.assert_outcomes(failed=3)
+    question = f"did you mean {Path('cassettes', 'greeting.yaml')}?"
+    said = f"there is no cassette {Path('cassettes', 'greting.yaml')}"
+    result.stdout.fnmatch_lines([f"*CassetteMissError: {said}, so no answer *", f"E *{question}"], consecutive=True)
+    result.stdout.fnmatch_lines([f"{said} yet", f"  {question}"], consecutive=True)
+    assert result.stdout.str().count("did you mean") == 2
 
 
 def test_interactions_left_are_no_error_when_the_test_has_not_run(project: Project, cassettes: Path) -> None:

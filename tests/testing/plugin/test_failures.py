@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,6 @@ from miniagents_testing.cassette import Chunk, Interaction, ResponseStream, save
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Project = Callable[..., pytest.RunResult]
 
@@ -161,7 +161,7 @@ def test_it(text):
     openai.OpenAI(api_key="none").chat.completions.create(**options())
 """
     )
-    assert "record it with pytest 'test_it.py::test_it[a b]' --miniagents-record=once" in result.stdout.str()
+    assert "to record it: pytest 'test_it.py::test_it[a b]' --miniagents-record=once" in result.stdout.str()
 
 
 def test_script_that_is_too_short_names_agent_question_and_steps(project: Project) -> None:
@@ -470,7 +470,7 @@ def test_async_test_that_no_plugin_runs_is_not_told_to_record(project: Project) 
     result = project(source, "-p", "no:asyncio", "-p", "no:anyio")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines("*async def functions are not natively supported*")
-    result.stdout.no_fnmatch_line("*there is no cassette yet*")
+    result.stdout.no_fnmatch_line("*there is no cassette *")
 
 
 def test_second_test_with_the_same_cassette_is_told_of_the_first(project: Project, team: Path) -> None:
@@ -526,12 +526,13 @@ def test_miss(stream_cassette):
 """
     result = project(AGENTS + source)
     result.assert_outcomes(failed=3)
+    hint = "(to play one, any key will do: OPENAI_API_KEY=none)"
     for test in ("test_client", "test_agent"):
-        assert _report(result, test)[-1] == (
-            f"there is no cassette yet: record it with pytest test_it.py::{test} --miniagents-record=once "
-            "(to play one, any key will do: OPENAI_API_KEY=none)"
-        )
-    assert "there is no cassette yet" not in "\n".join(_report(result, "test_miss"))
+        assert _report(result, test)[-2:] == [
+            f"there is no cassette {Path('cassettes', 'test_it', test)}.yaml yet",
+            f"  to record it: pytest test_it.py::{test} --miniagents-record=once {hint}",
+        ]
+    assert ".yaml yet" not in "\n".join(_report(result, "test_miss"))
     live = project(AGENTS + source, "--miniagents-record=once", "-k", "test_client")
     live.assert_outcomes(failed=1)
-    assert "there is no cassette yet" not in live.stdout.str()
+    assert ".yaml yet" not in live.stdout.str()

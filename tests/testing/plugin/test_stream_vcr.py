@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,6 @@ from miniagents_testing.cassette import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     Project = Callable[..., pytest.RunResult]
 
@@ -551,10 +551,15 @@ def test_content_match_names_stale_cassettes(project: Project, cassettes: Path, 
         f"\n@mark\n@pytest.mark.vcr\ndef test_{name}():\n    text({prompt!r})\n"
         for name, prompt in (("same", "one"), ("changed", "two"))
     )
+    source += "\n@pytest.mark.vcr\ndef test_missing():\n    text()\n"
     result = project(source, *options, ini=CONTENT)
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=1, failed=2)
     text = "\n".join(result.outlines)
-    stale = text.partition("cassettes that are stale")[2]
+    stale, _, missing = text.partition("cassettes that are stale")[2].partition("cassettes that are missing")
+    assert "there is no cassette" not in stale
+    path = Path("cassettes", "test_it", "test_missing.yaml")
+    assert f"there is no cassette {path}, so no answer for POST https://api.example.com/v1/chat" in missing
+    assert "to record it: pytest test_it.py::test_missing --record-mode=once" in missing
     assert "one.yaml has no answer for POST https://api.example.com/v1/chat" in stale
     assert "prompt: recorded 'one', now 'two'" in stale
     assert "to record it again: pytest test_it.py::test_changed --record-mode=rewrite" in stale
