@@ -397,7 +397,9 @@ class Index:
 
 
 _NEAREST_SHOWN = 3
-"""Recorded requests that a miss describes."""
+"""Most recorded requests that a miss describes."""
+_MORE_DIFFERENCES = 1
+"""Most differences that a recorded request may have beyond those of the nearest one, for a miss to describe it."""
 _DIFFERENCES_SHOWN = 5
 """Differences that a miss shows of each."""
 _MOST_COMPARED = 20
@@ -439,9 +441,9 @@ def describe_miss(
 ) -> str:
     """Return the message about a request that is not in a cassette.
 
-    The first line has the first difference from the nearest recording, and the name of the file. Below it are the
-    recorded requests that differ least, the nearest one first. Only the most similar ones are compared leaf by leaf, so
-    a miss takes milliseconds however large the cassette is.
+    The first line has the first difference from the nearest recording, and the name of the file. Below it is that
+    recording, and others that are about as near. Only the most similar ones are compared leaf by leaf, so a miss takes
+    milliseconds however large the cassette is.
 
     Args:
         name: of the cassette.
@@ -457,9 +459,10 @@ def describe_miss(
     key = matching.key(method, uri, body, headers)
     near = _near_misses(method, uri, key, places)
     lines = [f"{_summary(near[0], method, uri, key)} ({file})", f"{name} has no answer for {method} {uri}"]
-    for each in near[:_NEAREST_SHOWN]:
+    shown = [each for each in near[:_NEAREST_SHOWN] if each.total <= near[0].total + _MORE_DIFFERENCES]
+    for each in shown:
         lines += _description(each)
-    if (others := len(places) - _NEAREST_SHOWN) > 0:
+    if (others := len(places) - len(shown)) > 0:
         lines.append(f"  and {counted(others, 'other interaction')}")
     if matching.ignore:
         lines.append(f"  not compared: {', '.join(matching.ignore)}")

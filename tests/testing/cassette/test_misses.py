@@ -170,6 +170,33 @@ async def test_near_misses_come_in_order_of_their_differences() -> None:
     ]
 
 
+def test_a_miss_describes_only_recordings_that_are_about_as_near_as_the_nearest() -> None:
+    """After one changed word, a miss shows recordings with at most one difference more, and counts the others."""
+
+    def recording(api: str, prompt: str, **more: Any) -> Interaction:
+        asked = _asked(api, prompt)
+        body = json.dumps({**json.loads(asked.request_body), **more}).encode()
+        return replace(asked, request_body=body)
+
+    recorded = [
+        recording("chat", "Plan Bergen.", n=2, seed=1),
+        recording("messages", "Plan Bergen."),
+        recording("chat", "Plan Bergen."),
+        recording("chat", "Plan Bergen.", n=2),
+    ]
+    places = Index(recorded, Matching()).places
+    request = ("POST", URLS["chat"], _request("chat", "Plan Oslo."))
+    changed = "    messages[0].content: recorded 'Plan Bergen.', now 'Plan Oslo.'"
+    assert describe_miss("c.yaml", request, places, Matching(ignore=())).splitlines()[2:] == [
+        "  interaction 3 differs in 1:",
+        changed,
+        "  interaction 4 differs in 2:",
+        changed,
+        "    n: recorded 2, now nothing",
+        "  and 2 other interactions",
+    ]
+
+
 async def test_a_miss_names_another_address(kit: Kit) -> None:
     """When only the URL of a request differs from a recording, the miss shows both URLs."""
     save(kit.path, [_asked("chat", "Hi")])
