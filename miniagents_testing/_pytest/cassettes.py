@@ -226,6 +226,12 @@ class _OpenCassette:
         else:
             self.session.add_notes(error)
 
+    @property
+    def was_asked(self) -> bool:
+        """True if the test has sent a request to the cassette: one was played, recorded or missed."""
+        session = self.session
+        return bool(session.recorded or session.misses or len(session.unplayed) < len(session.interactions))
+
     def describe_failure(self, error: BaseException) -> str:
         """Return what the cassette has to do with an error of the test: a file that is missing, or recorded failures.
 
@@ -254,7 +260,7 @@ class _OpenCassette:
 
 _opened: pytest.StashKey[_OpenCassette] = pytest.StashKey()
 _last_users: pytest.StashKey[dict[Path, str]] = pytest.StashKey()
-"""The last test that has used each file in this run."""
+"""The last test of this run that has sent a request to each cassette."""
 
 
 @pytest.fixture
@@ -269,12 +275,15 @@ def stream_cassette(request: pytest.FixtureRequest) -> Iterator[Session]:
     path, is_typed = _path(item, name), name is not None
     users = request.config.stash.setdefault(_last_users, {})
     other = users.get(path, "")
-    users[path] = item.nodeid
     other_user = other if other != item.nodeid else ""  # a test can run more than once
     context = open_cassette(request, _FIXTURE, path, item, width=0, other_user=other_user, is_typed=is_typed)
     opened = item.stash[_opened] = _OpenCassette(context, path, recording_command(item), is_typed=is_typed)
     yield opened.session
-    opened.close()
+    try:
+        opened.close()
+    finally:
+        if opened.was_asked:
+            users[path] = item.nodeid
 
 
 def open_cassette(

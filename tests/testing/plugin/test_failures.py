@@ -508,6 +508,28 @@ def test_less():
     assert "has used the same file" not in project(AGENTS + source, "-k", "test_less").stdout.str()
 
 
+def test_test_that_has_asked_nothing_of_a_cassette_is_no_user_of_its_file(project: Project, team: Path) -> None:
+    """No error names tests that failed before they sent a request: in the setup of the cassette, or without a key."""
+    save(team, [_asked("Hi")])
+    source = """
+@pytest.mark.miniagents_cassette("team.yaml", mode="once")
+def test_wrong_setting():
+    pass
+
+@marker
+def test_asks_nothing():
+    [][0]
+
+@marker
+def test_asks():
+    openai.OpenAI(api_key="none").chat.completions.create(**options(temperature=2))
+"""
+    result = project(AGENTS + source)
+    result.assert_outcomes(failed=2, errors=1)
+    assert "temperature: recorded nothing, now 2" in result.stdout.str()
+    assert "has used the same file" not in result.stdout.str()
+
+
 def test_failure_without_a_cassette_and_a_key_says_how_to_record(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
