@@ -1,8 +1,11 @@
-"""Parameters of requests: their types, and a warning for a name that is one edit from a known one.
+"""Parameters of requests: their types, names that are refused, and a warning for a name one edit from a known one.
 
 All parameters go to the provider as they were given: other servers of the same API have more of them, and a new
 version of an SDK may lack one that its API still takes. So a wrong name is only warned of. A value of a wrong type is
 refused, before a key is asked for.
+
+Arguments of a client are refused, too. As parameters, an address would have no effect, and a key would go to the
+default provider together with the prompt.
 """
 
 from __future__ import annotations
@@ -131,12 +134,55 @@ _OF_APIS: dict[str, Mapping[str, _Kind]] = {
 }
 """Parameters of agents on each API: those of the agent, of the SDK's method, and of the API."""
 
+_CLIENTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "openai": {
+        "AsyncOpenAI": (
+            *("_enforce_credentials", "_strict_response_validation", "admin_api_key", "api_key", "base_url"),
+            *("data_residency", "default_headers", "default_query", "http_client", "max_retries", "organization"),
+            *("project", "webhook_secret", "websocket_base_url", "workload_identity"),
+        ),
+        "AsyncAzureOpenAI": (
+            *("api_version", "azure_ad_token", "azure_ad_token_provider", "azure_deployment", "azure_endpoint"),
+        ),
+        "AsyncBedrockOpenAI": (
+            *("aws_access_key_id", "aws_credentials_provider", "aws_profile", "aws_region", "aws_secret_access_key"),
+            *("aws_session_token", "bedrock_token_provider"),
+        ),
+    },
+    "anthropic": {
+        "AsyncAnthropic": (
+            *("_strict_response_validation", "_token_cache", "api_key", "auth_token", "base_url", "config"),
+            *("credentials", "default_headers", "default_query", "http_client", "max_retries", "middleware"),
+            *("open_telemetry", "profile", "webhook_key"),
+        ),
+        "AsyncAnthropicBedrock": (
+            *("aws_access_key", "aws_profile", "aws_region", "aws_secret_key", "aws_session_token"),
+        ),
+        "AsyncAnthropicAWS": ("skip_auth",),
+        "AsyncAnthropicVertex": ("access_token", "project_id", "region"),
+        "AsyncAnthropicGoogleCloud": ("location", "project", "token_provider"),
+        "AsyncAnthropicFoundry": ("azure_ad_token_provider", "resource"),
+    },
+}
+"""Arguments of the clients in each SDK that are no parameters of an API; each stands at the first class that has it.
+
+The constructors also have `provider`, a parameter of OpenRouter, and `workspace_id`, one of Anthropic.
+"""
+_CLIENT_ARGUMENTS = {name for clients in _CLIENTS.values() for names in clients.values() for name in names}
+_CLIENT_ARGUMENTS.add("async_client")  # so that a misspelling of it is refused
+_ENDS_OF_CLIENT_ARGUMENTS = (
+    *("accesskey", "accesstoken", "apibase", "apikey", "apitoken", "apiurl", "authtoken", "authorization", "baseurl"),
+    *("bearertoken", "client", "clientsecret", "endpoint", "endpointurl", "organization", "password", "proxies"),
+    *("proxy", "secretkey", "serverurl"),
+)
+"""Ends of the names that other libraries have for an address, a key or a connection, in lower case without `_`."""
+
 _NO_MISTAKES = frozenset().union(*_OF_APIS.values(), {"messages", "input", "models"})
 """Names that are no misspellings of other names: all above, those that the agent fills in, OpenRouter's `models`."""
 
 
 def check_parameters(settings: Mapping[str, Any], api: str, warned: set[str]) -> None:
-    """Refuse values of a wrong type, and warn once of each name that looks like a misspelling.
+    """Refuse arguments of clients and values of a wrong type; warn once of each name that looks misspelled.
 
     Args:
         settings: settings of an agent and parameters of its requests.
@@ -144,12 +190,15 @@ def check_parameters(settings: Mapping[str, Any], api: str, warned: set[str]) ->
         warned: names that were warned of, to which this call adds.
 
     Raises:
-        TypeError: a value is of a wrong type.
+        TypeError: a value is of a wrong type, or a name is that of an argument of a client.
     """
     kinds = _OF_APIS[api]
     for name, value in settings.items():
         kind = kinds.get(name)
         if kind is None:
+            refusal = _find_refusal(name, api)
+            if refusal is not None:
+                raise TypeError(refusal)
             if name not in _NO_MISTAKES and name not in warned:
                 _warn_of_misspelling(name, api, warned)
         elif value is not None and not _fits(value, kind):
@@ -176,6 +225,30 @@ def _short(value: Any) -> str:
     """Return the repr of a short value, and the name of its type for a longer one, which might be a secret."""
     text = repr(value)
     return text if len(text) <= 20 else f"{type(value).__name__}(...)"
+
+
+@lru_cache(maxsize=256)
+def _find_refusal(name: str, api: str) -> str | None:
+    """Return the text of the error for a name that is no parameter of an API; None for a name that may be one."""
+    if name in _NO_MISTAKES or not _is_of_client(name):
+        return None
+    module = "anthropic" if api == "messages" else "openai"
+    clients = _CLIENTS[module]
+    client, given = next(iter(clients)), "base_url=..., api_key=..."
+    if f"{name}=" not in given:
+        client, given = next(((each, f"{name}=...") for each in clients if name in clients[each]), (client, given))
+    right = "retry=Retry(attempts=...)" if name == "max_retries" else f"async_client={module}.{client}({given})"
+    return (
+        f"{name} is an argument of a client, and no parameter of the API: write `{right}`. If this server does have "
+        f"such a parameter, write `extra_body={{{name!r}: ...}}`"
+    )
+
+
+def _is_of_client(name: str) -> bool:
+    """Return True for an argument of a client, also with one letter wrong, or under another library's name for it."""
+    if name in _CLIENT_ARGUMENTS or name.lower().replace("_", "").endswith(_ENDS_OF_CLIENT_ARGUMENTS):
+        return True
+    return any(_is_misspelled(name, known) for known in _CLIENT_ARGUMENTS)
 
 
 @lru_cache(maxsize=256)  # each call of an agent has the same names; the search took a twentieth of a short answer

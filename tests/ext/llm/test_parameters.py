@@ -15,6 +15,7 @@ import pytest
 from miniagents import Message, MiniAgents, UserMessage
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import create_scripted_agent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,25 @@ if TYPE_CHECKING:
     from tests.ext.llm.conftest import Kit
 
 CREATORS: list[Callable[..., Any]] = [create_openai_agent, create_anthropic_agent]
+APIS = [
+    pytest.param(partial(create_openai_agent, "m"), "openai", id="chat"),
+    pytest.param(partial(create_openai_agent, "m", api="responses"), "openai", id="responses"),
+    pytest.param(partial(create_anthropic_agent, "m"), "anthropic", id="messages"),
+    pytest.param(partial(create_scripted_agent, "Hi"), "openai", id="scripted-chat"),
+    pytest.param(partial(create_scripted_agent, "Hi", api="messages"), "anthropic", id="scripted-messages"),
+]
+"""Functions that create an agent of each API, with the SDK's module that an error names."""
+
+
+def check_refused_by_all(create: Callable[..., Any], **settings: Any) -> list[str]:
+    """Check that creation, `fork` and `trigger` raise `TypeError`, and return the texts of the three errors."""
+    agent = create()
+    texts = []
+    for give in (create, agent.fork, partial(agent.trigger, "my private prompt")):
+        with pytest.raises(TypeError) as raised:
+            give(**settings)
+        texts.append(str(raised.value))
+    return texts
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -235,3 +255,61 @@ async def test_answer_with_another_role_is_a_message_of_the_user_for_the_next_mo
         assert [token async for token in draft] == ["The ", "sea"]
     assert wire.bodies[1]["messages"] == [{"role": "user", "content": "The sea"}]
     assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize(("create", "module"), APIS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("base_url", "api_key", "auth_token", "organization", "project", "default_headers", "default_query"),
+        *("http_client", "client", "azure_endpoint", "api_version", "azure_ad_token", "aws_region", "region"),
+        *("openai_api_key", "ANTHROPIC_API_KEY", "apiKey", "baseURL", "api_base", "openai_api_base", "openai_client"),
+        *("api_kye", "base_ur", "async_clinet", "asyncclient", "endpoint", "anthropic_api_url", "azure_openai_api_key"),
+    ],
+)
+async def test_argument_of_a_client_is_refused(create: Callable[..., Any], module: str, name: str) -> None:
+    """An argument of a client is a `TypeError` that says which client to give, and shows no value."""
+    async with MiniAgents():
+        for text in check_refused_by_all(create, **{name: "sk-secret-0123456789"}):
+            assert text.startswith(f"{name} is an argument of a client")
+            assert f"`async_client={module}.Async" in text
+            assert "secret" not in text
+
+
+@pytest.mark.parametrize(("create", "module"), APIS)
+async def test_retries_of_a_client_are_refused_with_retry(create: Callable[..., Any], module: str) -> None:
+    """The argument `max_retries` of a client is a `TypeError` that says how an agent gets its attempts."""
+    async with MiniAgents():
+        for text in check_refused_by_all(create, max_retries=2):
+            assert "`retry=Retry(attempts=...)`" in text
+
+
+@pytest.mark.parametrize("module", [openai, anthropic], ids=lambda module: module.__name__)
+def test_all_arguments_of_the_installed_clients_are_refused(module: Any) -> None:
+    """Each argument of each asynchronous client of an SDK is refused with a client of that SDK which has it."""
+    create: Callable[..., Any] = create_openai_agent if module is openai else create_anthropic_agent
+    clients = {
+        name: inspect.signature(kind).parameters
+        for name, kind in vars(module).items()
+        if name.startswith("Async") and hasattr(kind, "with_options") and name not in ("AsyncClient", "AsyncStream")
+    }
+    legal = {"timeout", "provider", "workspace_id"}  # options of a request, parameters of OpenRouter and Anthropic
+    names = {name for parameters in clients.values() for name in parameters if name[0] != "_"} - legal
+    assert len(clients) > 2
+    assert len(names) > 20
+    for name in names:
+        with pytest.raises(TypeError) as raised:
+            create("m", **{name: None})
+        if name != "max_retries":
+            client, _, given = str(raised.value).partition(f"async_client={module.__name__}.")[2].partition("(")
+            assert {each.partition("=")[0] for each in given.partition(")")[0].split(", ")} <= clients[client].keys()
+            assert f"{name}=..." in given
+
+
+@pytest.mark.parametrize("field", ["api_key", "base_url"])
+async def test_argument_of_a_client_in_the_extra_body_is_sent(field: str, kit: Kit) -> None:
+    """The server of an API that has such a parameter gets it by `extra_body`."""
+    wire = kit.Wire(kit.Reply(kit.chat("ok")))
+    async with MiniAgents():
+        await create_openai_agent("m", async_client=wire.openai(), extra_body={field: "x"}).trigger("Hi")
+    assert wire.bodies[0][field] == "x"
