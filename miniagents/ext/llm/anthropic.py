@@ -60,6 +60,7 @@ def create_anthropic_agent(
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
     alias: str = ANTHROPIC_ALIAS,
+    description: str | None = None,
     retry: Retry | None = ...,
     stall_timeout: float | None = ...,
     max_concurrent_requests: int | None = None,
@@ -82,6 +83,7 @@ def create_anthropic_agent(
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
     alias: str = ANTHROPIC_ALIAS,
+    description: str | None = None,
     retry: Retry | None = ...,
     stall_timeout: float | None = ...,
     max_concurrent_requests: int | None = None,
@@ -103,6 +105,7 @@ def create_anthropic_agent(
     stream: bool | None = None,
     reply_metadata: Mapping[str, Any] | None = None,
     alias: str = ANTHROPIC_ALIAS,
+    description: str | None = None,
     retry: Retry | None = DEFAULT_RETRY,
     stall_timeout: float | None = DEFAULT_STALL_TIMEOUT,
     max_concurrent_requests: int | None = None,
@@ -130,6 +133,8 @@ def create_anthropic_agent(
             the `MiniAgents` context.
         reply_metadata: fields of the reply that can be read before the answer arrives.
         alias: the name of the agent in traces and log lines.
+        description: text that says what the agent does, for models that have it as a tool; by default it names the
+            model.
         retry: the policy for sending a failed request again, up to the first token; None for a single attempt. By
             default, up to three requests, the last one within 120 seconds.
         stall_timeout: seconds without progress after which a stream is given up; None for no limit. If the provider
@@ -172,7 +177,9 @@ def create_anthropic_agent(
         "output_mode": output_mode,
         **request,
     }
-    return _Anthropic().create_agent(alias, f"Answers with the Anthropic model {model!r}.", settings)
+    if description is None:
+        description = f"Answers with the Anthropic model {model!r}."
+    return _Anthropic().create_agent(alias, description, settings)
 
 
 class _Anthropic(ProviderAdapter):

@@ -15,7 +15,7 @@ import pytest
 from miniagents import Message, MiniAgents, UserMessage
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
-from miniagents_testing import create_scripted_agent
+from miniagents_testing import ScriptedLLM, Step, create_scripted_agent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -313,3 +313,14 @@ async def test_argument_of_a_client_in_the_extra_body_is_sent(field: str, kit: K
     async with MiniAgents():
         await create_openai_agent("m", async_client=wire.openai(), extra_body={field: "x"}).trigger("Hi")
     assert wire.bodies[0][field] == "x"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+def test_description_of_an_agent_reaches_its_caller_and_no_provider(api: Any) -> None:
+    """A description that is given at creation is that of the tool which the agent becomes, and is not sent."""
+    expert_llm = ScriptedLLM(["It rains."])
+    expert = expert_llm.agent(api=api, alias="EXPERT", description="Knows the weather.")
+    llm = ScriptedLLM([Step(tool_calls=[("expert", {"message": "Oslo?"})]), "Take an umbrella."])
+    MiniAgents().run_agent(llm.agent(api=api, tools=[expert]), "What shall I pack?")
+    assert "Knows the weather." in str(llm.last_call.request["tools"])
+    assert "description" not in expert_llm.last_call.request
