@@ -5,7 +5,8 @@ version of an SDK may lack one that its API still takes. So a wrong name is only
 refused, before a key is asked for.
 
 Arguments of a client are refused, too. As parameters, an address would have no effect, and a key would go to the
-default provider together with the prompt.
+default provider together with the prompt. So are the words of other frameworks for what this one names differently:
+a provider may ignore them, and the agent would work without its instructions or its output.
 """
 
 from __future__ import annotations
@@ -39,12 +40,13 @@ _PLAIN_TYPES = (str, bytes, bool, int, float, list, tuple, dict, set, frozenset)
 """Types whose values are refused for a parameter of another kind. Objects of an SDK, such as `omit`, are not."""
 
 _OF_AGENTS = {
-    "alias": _TEXT,
     "api": _TEXT,
     "async_client": _ANY,
     "max_concurrent_requests": _INTEGER,
     "max_rounds": _INTEGER,
     "model": _TEXT,
+    "output": _ANY,
+    "output_mode": _TEXT,
     "reply_metadata": _FIELDS,
     "retry": _ANY,
     "stall_timeout": _NUMBER,
@@ -177,12 +179,44 @@ _ENDS_OF_CLIENT_ARGUMENTS = (
 )
 """Ends of the names that other libraries have for an address, a key or a connection, in lower case without `_`."""
 
+_NO_PARAMETERS = {
+    "write `system=...`": (
+        *("instruction", "instructions", "prompt", "system_instruction", "system_instructions", "system_message"),
+        "system_prompt",
+    ),
+    "write `output=...`": (
+        *("output_cls", "output_model", "output_pydantic", "output_schema", "output_type", "response_format"),
+        *("response_model", "response_schema", "response_type", "result_type"),
+    ),
+    "write `tools=[function, agent, ...]`": ("function_tools", "functions", "handoffs", "sub_agents", "toolsets"),
+    "write `tools=[functools.partial(function, deps=...)]`, or bind it by `fork` of an agent": ("deps", "deps_type"),
+    "write `max_rounds=...`": ("max_iter", "max_iterations", "max_steps", "max_tool_iterations", "max_turns"),
+    "write `retry=Retry(attempts=...)`": ("max_attempts", "num_retries", "retries"),
+    "write `stream=...`": ("streaming",),
+    "write `timeout=...`": ("request_timeout",),
+    "write `extra_headers={...}`": ("headers",),
+    "write `model=...`": ("deployment_name", "llm", "model_name"),
+    "write each parameter by its name, such as `temperature=0.7`": ("llm_config", "model_kwargs", "model_settings"),
+    "give it at creation or by `agent.fork(alias=...)`": ("alias",),
+    "write `alias=...` at creation or in `agent.fork(alias=...)`": ("agent_name", "name"),
+    "give it at creation or by `agent.fork(description=...)`": ("description",),
+    "write `agent.trigger([*messages, message])`": ("message_history",),
+    "write `agent.trigger(..., limits=Limits(...))` or `MiniAgents(limits=Limits(...))`": ("limits", "usage_limits"),
+    "give it to `agent.trigger(...)`": ("errors_as_messages", "start_soon"),
+}
+"""Names that are no parameters of any API, by what to do instead: words of other frameworks, and of this one elsewhere.
+
+A name that is a parameter of one API is refused for the others: `functions`, `instructions`, `prompt` and
+`response_format`.
+"""
+_ADVICE = {name: advice for advice, names in _NO_PARAMETERS.items() for name in names}
+
 _NO_MISTAKES = frozenset().union(*_OF_APIS.values(), {"messages", "input", "models"})
 """Names that are no misspellings of other names: all above, those that the agent fills in, OpenRouter's `models`."""
 
 
 def check_parameters(settings: Mapping[str, Any], api: str, warned: set[str]) -> None:
-    """Refuse arguments of clients and values of a wrong type; warn once of each name that looks misspelled.
+    """Refuse names of no parameter and values of a wrong type; warn once of each name that looks misspelled.
 
     Args:
         settings: settings of an agent and parameters of its requests.
@@ -190,7 +224,7 @@ def check_parameters(settings: Mapping[str, Any], api: str, warned: set[str]) ->
         warned: names that were warned of, to which this call adds.
 
     Raises:
-        TypeError: a value is of a wrong type, or a name is that of an argument of a client.
+        TypeError: a value is of a wrong type, or a name is one of a client, or the word of another framework.
     """
     kinds = _OF_APIS[api]
     for name, value in settings.items():
@@ -230,18 +264,25 @@ def _short(value: Any) -> str:
 @lru_cache(maxsize=256)
 def _find_refusal(name: str, api: str) -> str | None:
     """Return the text of the error for a name that is no parameter of an API; None for a name that may be one."""
-    if name in _NO_MISTAKES or not _is_of_client(name):
+    if name in _ADVICE:
+        problem, advice = f"{name} is no parameter of the API", _ADVICE[name]
+    elif name not in _NO_MISTAKES and _is_of_client(name):
+        problem = f"{name} is an argument of a client, and no parameter of the API"
+        advice = _say_client(name, "anthropic" if api == "messages" else "openai")
+    else:
         return None
-    module = "anthropic" if api == "messages" else "openai"
+    return f"{problem}: {advice}. If this server does have such a parameter, write `extra_body={{{name!r}: ...}}`"
+
+
+def _say_client(name: str, module: str) -> str:
+    """Return what to write for an argument of a client of the SDK `module`."""
+    if name == "max_retries":
+        return "write `retry=Retry(attempts=...)`"
     clients = _CLIENTS[module]
     client, given = next(iter(clients)), "base_url=..., api_key=..."
     if f"{name}=" not in given:
         client, given = next(((each, f"{name}=...") for each in clients if name in clients[each]), (client, given))
-    right = "retry=Retry(attempts=...)" if name == "max_retries" else f"async_client={module}.{client}({given})"
-    return (
-        f"{name} is an argument of a client, and no parameter of the API: write `{right}`. If this server does have "
-        f"such a parameter, write `extra_body={{{name!r}: ...}}`"
-    )
+    return f"write `async_client={module}.{client}({given})`"
 
 
 def _is_of_client(name: str) -> bool:
@@ -253,8 +294,8 @@ def _is_of_client(name: str) -> bool:
 
 @lru_cache(maxsize=256)  # each call of an agent has the same names; the search took a twentieth of a short answer
 def _find_misspelled(name: str, api: str) -> str | None:
-    """Return the parameter of an API that a name looks like a misspelling of, or None."""
-    return next((known for known in _OF_APIS[api] if _is_misspelled(name, known)), None)
+    """Return the parameter of an API, or argument of an agent, that a name looks like a misspelling of, or None."""
+    return next((known for known in (*_OF_APIS[api], "alias", "description") if _is_misspelled(name, known)), None)
 
 
 def _warn_of_misspelling(name: str, api: str, warned: set[str]) -> None:

@@ -59,6 +59,9 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("max_token", "max_tokens"),
         ("maxtokens", "max_tokens"),
         ("alais", "alias"),
+        ("desciption", "description"),
+        ("ouput", "output"),
+        ("output_mod", "output_mode"),
         ("max_round", "max_rounds"),
         ("stall_timeoutt", "stall_timeout"),
     ],
@@ -324,3 +327,70 @@ def test_description_of_an_agent_reaches_its_caller_and_no_provider(api: Any) ->
     MiniAgents().run_agent(llm.agent(api=api, tools=[expert]), "What shall I pack?")
     assert "Knows the weather." in str(llm.last_call.request["tools"])
     assert "description" not in expert_llm.last_call.request
+
+
+@pytest.mark.parametrize(("create", "module"), APIS)
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("system_prompt", "`system=...`"),
+        ("system_message", "`system=...`"),
+        ("output_type", "`output=...`"),
+        ("result_type", "`output=...`"),
+        ("response_model", "`output=...`"),
+        ("handoffs", "`tools=["),
+        ("deps", "`tools=[functools.partial("),
+        ("deps_type", "`tools=[functools.partial("),
+        ("model_name", "`model=...`"),
+        ("name", "`alias=...`"),
+        ("max_turns", "`max_rounds=...`"),
+        ("retries", "`retry=Retry(attempts=...)`"),
+        ("model_settings", "`temperature=0.7`"),
+        ("model_kwargs", "`temperature=0.7`"),
+        ("message_history", "`agent.trigger([*messages, message])`"),
+        ("headers", "`extra_headers={...}`"),
+        ("request_timeout", "`timeout=...`"),
+        ("usage_limits", "`MiniAgents(limits=Limits(...))`"),
+    ],
+)
+async def test_word_of_another_framework_is_refused_with_the_word_of_this_one(
+    create: Callable[..., Any], module: str, name: str, right: str
+) -> None:
+    """A name that other frameworks have for a setting is a `TypeError` that says what to write."""
+    async with MiniAgents():
+        for text in check_refused_by_all(create, **{name: "my private words"}):
+            assert text.startswith(f"{name} is no parameter of the API")
+            assert right in text
+            assert "private" not in text
+
+
+@pytest.mark.parametrize("name", ["functions", "instructions", "prompt", "response_format"])
+def test_parameter_of_another_api_is_refused_where_it_is_none(name: str) -> None:
+    """A word of other frameworks is taken by the API that has a parameter of this name, and refused by the others."""
+    having = {"functions": "chat", "response_format": "chat"}.get(name, "responses")
+    for api in ("chat", "responses", "messages"):
+        create: Callable[..., Any] = partial(create_scripted_agent, "Hi", api=api)
+        if api == having:
+            create(**{name: None})
+        else:
+            check_refused_by_all(create, **{name: None})
+
+
+@pytest.mark.parametrize(("create", "module"), APIS)
+@pytest.mark.parametrize("option", ["limits", "start_soon", "errors_as_messages"])
+def test_option_of_a_call_is_refused_where_an_agent_is_made(
+    create: Callable[..., Any], module: str, option: str
+) -> None:
+    """An option of `trigger` is a `TypeError` of creation and `fork`, which says where to give it."""
+    for give in (create, create().fork):
+        with pytest.raises(TypeError, match=f"{option} is no parameter.*`agent.trigger"):
+            give(**{option: None})
+
+
+@pytest.mark.parametrize(("create", "module"), APIS)
+@pytest.mark.parametrize("name", ["alias", "description"])
+async def test_name_of_an_agent_is_refused_by_a_call(create: Callable[..., Any], module: str, name: str) -> None:
+    """An alias or a description that is given to `trigger` is a `TypeError` that names `fork`."""
+    async with MiniAgents():
+        with pytest.raises(TypeError, match=rf"{name} is no parameter.*`agent.fork\({name}=...\)`"):
+            create().trigger("Hi", **{name: "OTHER"})
