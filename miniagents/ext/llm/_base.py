@@ -28,7 +28,7 @@ from miniagents.acting._output import Output
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm._failures import NO_RETRY, Retry
 from miniagents.ext.llm._pairing import field_of
-from miniagents.ext.llm._parameters import check_parameters
+from miniagents.ext.llm._parameters import check_client, check_parameters
 from miniagents.ext.llm._prompts import check_roles, messages_for_model
 from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of_client
 from miniagents.ext.llm._sessions.base import repair_surrogates_deep
@@ -311,6 +311,8 @@ class ProviderAdapter(ABC):
             TypeError, ValueError: a setting has a wrong type or value.
         """
         check_parameters(settings, self.api(settings), self._misspelled)
+        if settings.get("async_client") is not None:
+            check_client(settings["async_client"], self.provider)
         if not isinstance(settings.get("model"), str) or not settings["model"]:
             raise TypeError(f"model must be the name of a model, not {settings.get('model')!r}")
         retry = settings.get("retry")

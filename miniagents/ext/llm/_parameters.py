@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 logger = logging.getLogger("miniagents")
@@ -238,6 +239,46 @@ def check_parameters(settings: Mapping[str, Any], api: str, warned: set[str]) ->
         elif value is not None and not _fits(value, kind):
             right = value if _is_number_in_quotes(value) and int in kind.types else kind.example
             raise TypeError(f"{name} must be {kind.name}: write `{name}={right}`, not `{name}={_short(value)}`")
+
+
+def check_client(client: Any, module: str) -> None:
+    """Refuse a client that cannot send an agent's requests, although it is of an SDK; other objects are not judged.
+
+    Tests give mocks and wrappers, which have other classes. A subclass of an SDK's asynchronous client is one itself.
+
+    Args:
+        client: the client that was given for an agent.
+        module: "openai" or "anthropic", the SDK of the agent.
+
+    Raises:
+        TypeError: the client is synchronous, a class, or of the other SDK, or is a plain value or a module.
+    """
+    is_class = issubclass(type(client), type)
+    kind: type = client if is_class else type(client)
+    given = next((each for each in kind.__mro__ if _package_of(each) in _CLIENTS), None)
+    right, more = next(iter(_CLIENTS[module])), ""
+    if given is None:
+        if not issubclass(kind, (*_PLAIN_TYPES, ModuleType)):
+            return
+        name = f"a value of the type {kind.__name__}"
+    else:
+        # only an asynchronous client can be entered by `async with`
+        if _package_of(given) == module and hasattr(given, "__aenter__") and not is_class:
+            return
+        name = f"{'the class' if is_class else 'an object of'} {_package_of(given)}.{given.__name__}"
+        if _package_of(given) == module:
+            right = next((each for each in _CLIENTS[module] if each.endswith(given.__name__)), right)
+        else:
+            more = f", or give this client to `create_{_package_of(given)}_agent`"
+    raise TypeError(
+        f"async_client must be an asynchronous client of {module}'s SDK, not {name}: write "
+        f"`async_client={module}.{right}(...)`{more}"
+    )
+
+
+def _package_of(kind: type) -> str:
+    """Return the name of the outermost package of a class."""
+    return kind.__module__.partition(".")[0]
 
 
 def _fits(value: Any, kind: _Kind) -> bool:

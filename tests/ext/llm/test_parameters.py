@@ -7,8 +7,10 @@ import inspect
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import anthropic
+import httpx2
 import openai
 import pytest
 
@@ -394,3 +396,75 @@ async def test_name_of_an_agent_is_refused_by_a_call(create: Callable[..., Any],
     async with MiniAgents():
         with pytest.raises(TypeError, match=rf"{name} is no parameter.*`agent.fork\({name}=...\)`"):
             create().trigger("Hi", **{name: "OTHER"})
+
+
+def wrong_clients(module: str) -> list[tuple[Any, str]]:
+    """Return clients that an agent of an SDK cannot use, each with what the error says to write."""
+    shown: dict[str, Any] = {"api_key": "sk-secret-0123456789"}
+    to_openai, to_anthropic = "async_client=openai.AsyncOpenAI(", "async_client=anthropic.AsyncAnthropic("
+    azure: Any = {"azure_endpoint": "https://example.openai.azure.com", "api_version": "2024-10-21"}
+    bedrock = anthropic.AnthropicBedrock(aws_access_key="x", aws_secret_key="y", aws_region="us-east-1")  # type: ignore[no-untyped-call, unused-ignore]  # depends on the SDK
+    return {
+        "openai": [
+            (openai.OpenAI(**shown), to_openai),
+            (openai.AzureOpenAI(**shown, **azure), "async_client=openai.AsyncAzureOpenAI("),
+            (anthropic.AsyncAnthropic(**shown), "create_anthropic_agent"),
+            (anthropic.Anthropic(**shown), "create_anthropic_agent"),
+            (openai.AsyncOpenAI, to_openai),
+            (openai.AsyncOpenAI(**shown).chat, to_openai),
+            (openai, to_openai),
+            ("sk-secret-0123456789", to_openai),
+        ],
+        "anthropic": [
+            (anthropic.Anthropic(**shown), to_anthropic),
+            (bedrock, "async_client=anthropic.AsyncAnthropicBedrock("),
+            (openai.AsyncOpenAI(**shown), "create_openai_agent"),
+            (openai.OpenAI(**shown), "create_openai_agent"),
+            (anthropic.AsyncAnthropic, to_anthropic),
+            (anthropic, to_anthropic),
+            (shown, to_anthropic),
+        ],
+    }[module]
+
+
+@pytest.mark.parametrize(("create", "module"), APIS[:3])
+async def test_client_that_cannot_send_requests_is_refused(create: Callable[..., Any], module: str) -> None:
+    """A synchronous client, one of the other SDK, a class, a module and a key are each a `TypeError` with the class."""
+    async with MiniAgents():
+        for client, right in wrong_clients(module):
+            for text in check_refused_by_all(create, async_client=client):
+                assert text.startswith("async_client must be an asynchronous client")
+                assert right in text
+                assert "secret" not in text
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_clients_of_tests_are_taken(api: Any) -> None:
+    """A subclass, a wrapper, mocks and a client of another library are taken at creation; the first two answer."""
+
+    class Wrapper:
+        """Client that hands everything on."""
+
+        def __init__(self, client: Any) -> None:
+            self.client = client
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.client, name)
+
+    class Counting(openai.AsyncOpenAI):
+        """Client of an application."""
+
+    llm = ScriptedLLM(["ok", "ok"])
+    counting = Counting(api_key="x", http_client=httpx2.AsyncClient(transport=llm.transport()))
+    async with MiniAgents():
+        for client in (Wrapper(llm.openai_client()), counting):
+            assert str(await create_openai_agent("m", async_client=client, api=api).trigger("Hi").last) == "ok"
+    for mocked in (
+        mock.MagicMock(),
+        mock.MagicMock(spec=openai.AsyncOpenAI),
+        mock.MagicMock(spec=dict),
+        mock.create_autospec(openai.AsyncOpenAI),
+        mock.create_autospec(openai.AsyncOpenAI, instance=True),
+        object(),
+    ):
+        create_openai_agent("m", async_client=mocked, api=api)
