@@ -13,6 +13,7 @@ import operator
 from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -99,23 +100,35 @@ class ListedPrices:
         return self.find(self.provider, self.url, model, usage)
 
 
-def price_of(price: Price, models: Iterable[str], usage: Usage) -> float | None:
-    """Return the price for the first model that has one; None if none has, or if the function fails for all.
+class Priced(NamedTuple):
+    """Cost of a request, or the reason why it is not known."""
 
-    A `LookupError` says that the model is not known; any other error is logged.
+    cost: float | None
+    problem: str = ""
+    """Clause that says why there is no cost."""
+    failed: bool = False
+    """True if the function for prices has raised an error, which is logged."""
+
+
+def price_of(price: Price, models: Iterable[str], usage: Usage) -> Priced:
+    """Return the price for the first model that has one; without one, the error of the function wins as the reason.
+
+    A `LookupError` of the function says that the model is not known.
 
     Raises:
         TypeError: the function has returned something else than a number.
     """
+    unknown: Priced | None = None
     for model in models:
         try:
             cost: Any = price(model, usage)
         except LookupError:
-            continue
-        except Exception:
-            logger.warning(
-                "The function for prices failed for the model %s; its cost is not known", model, exc_info=True
-            )
+            cost = None
+        except Exception as error:
+            function = "genai-prices" if isinstance(price, ListedPrices) else "your price function"
+            text = f"{function} failed for the model {model!r}: {type(error).__name__}: {error!s:.200}"
+            unknown = Priced(None, text, failed=True)
+            logger.warning("The cost of a request is not known, because %s", text, exc_info=error)
             continue
         if cost is not None:
             if not isinstance(cost, Real):
@@ -123,8 +136,9 @@ def price_of(price: Price, models: Iterable[str], usage: Usage) -> float | None:
                     f"The function for prices returned {cost!r:.100} for the model {model}, which is no number: return "
                     "an int or a float, or None for a model without a known price"
                 )
-            return float(cost)
-    return None
+            return Priced(float(cost))
+        unknown = unknown or Priced(None, f"the price of the model {model!r} is not known")
+    return unknown or Priced(None)
 
 
 _COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
@@ -141,7 +155,7 @@ class UsageTotals:
     whole answer, so that tokens are missing in the other numbers.
     """
 
-    __slots__ = (*_COUNTS, "_by_path", "_cost", "_unmeasured", "_unpriced", "requests", "unknown")
+    __slots__ = (*_COUNTS, "_by_path", "_cost", "_no_price", "_unmeasured", "_unpriced", "requests", "unknown")
 
     def __init__(self) -> None:
         self.requests: int = 0
@@ -154,6 +168,8 @@ class UsageTotals:
         self.cache_write_tokens: int = 0
         self.reasoning_tokens: int = 0
         self._cost: float | None = 0.0
+        self._no_price: str = ""
+        """Why the first request without a known price has none, see `Priced.problem`."""
         self._unmeasured: dict[str, str] = {}
         """Names of limits that cannot be checked, each with the sentences why, see `EndedRequest.unmeasured`."""
         self._unpriced: dict[tuple[ListedPrices, tuple[str, ...]], array[int]] = {}
@@ -166,7 +182,9 @@ class UsageTotals:
 
     def __str__(self) -> str:
         text = f"{self.requests} requests, {self.input_tokens} input tokens, {self.output_tokens} output tokens"
-        return f"{text}, {self.unknown} of unknown usage" if self.unknown else text
+        if self.unknown:
+            text = f"{text}, {self.unknown} of unknown usage"
+        return f"{text}, no cost, because {self._no_price}" if self._no_price else text
 
     @property
     def total_tokens(self) -> int:
@@ -184,11 +202,16 @@ class UsageTotals:
         for (price, models), numbers in unpriced.items():
             for start in range(0, len(numbers), len(_COUNTS)):
                 counts = dict(zip(_COUNTS, numbers[start : start + len(_COUNTS)], strict=True))
-                self._add_cost(price_of(price, models, Usage(**counts)))
+                priced = price_of(price, models, Usage(**counts))
+                self._add_cost(priced.cost, priced.problem)
         return self._cost
 
-    def _add_cost(self, cost: float | None) -> None:
-        """Add the cost of a request, or of many; None, a cost that is not known, makes the whole None for good."""
+    def _add_cost(self, cost: float | None, problem: str = "") -> None:
+        """Add the cost of a request, or of many; None, a cost that is not known, makes the whole None for good.
+
+        `problem` says why a cost is not known.
+        """
+        self._no_price = self._no_price or problem
         self._cost = None if cost is None or self._cost is None else self._cost + cost
 
     @property
@@ -218,7 +241,11 @@ class UsageTotals:
         """
         names = ("requests", "unknown", *_COUNTS, "cost")
         return [
-            (path, {name: getattr(each, name) for name in names} | {"unmeasured": each._unmeasured})
+            (
+                path,
+                {name: getattr(each, name) for name in names}
+                | {"unmeasured": each._unmeasured, "no_price": each._no_price},
+            )
             for path, each in self._by_path.items()
         ]
 
@@ -233,7 +260,7 @@ class UsageTotals:
         for name in ("requests", "unknown", *_COUNTS):
             setattr(added, name, min(operator.index(row.get(name, 0)), _LARGEST))
         cost = row.get("cost")
-        added._add_cost(None if cost is None else float(cost))
+        added._add_cost(None if cost is None else float(cost), str(row.get("no_price", "")))
         self._merge(added)
         self._by_path.setdefault(path, UsageTotals())._merge(added)
 
@@ -241,7 +268,7 @@ class UsageTotals:
         """Add the numbers and costs of other totals, but not their totals by agent."""
         for name in ("requests", "unknown", *_COUNTS):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self._add_cost(other._cost)
+        self._add_cost(other._cost, other._no_price)
         self._unmeasured = other._unmeasured | self._unmeasured
         for key, numbers in other._unpriced.items():
             self._unpriced.setdefault(key, array("q")).extend(numbers)
@@ -278,7 +305,7 @@ class UsageTotals:
         self.cache_write_tokens += counts[3]
         self.reasoning_tokens += counts[4]
         if request.listed is None:
-            self._add_cost(request.cost)
+            self._add_cost(*request.priced[:2])
             return
         key = request.listed, request.models
         numbers = self._unpriced.get(key)
@@ -301,7 +328,7 @@ class EndedRequest:
         asks_for_usage: returns True if the request asked for its usage by `stream_options`.
     """
 
-    __slots__ = ("cost", "counts", "is_known", "listed", "models", "unmeasured")
+    __slots__ = ("counts", "is_known", "listed", "models", "priced", "unmeasured")
 
     def __init__(
         self,
@@ -324,7 +351,7 @@ class EndedRequest:
         )
         self.listed: ListedPrices | None = None
         """Prices to ask later; None if the cost is known by now, or known to be unknown."""
-        self.cost: float | None = None
+        self.priced: Priced = Priced(None)
         if complete and missing:
             answer = f"The answer of the model {models[0]!r} to {' <- '.join(aliases)}"
             why = f"{answer} came without its {' and '.join(map(_WORDS.__getitem__, missing))}. " + (
@@ -336,7 +363,7 @@ class EndedRequest:
         elif isinstance(price, ListedPrices):
             self.listed = price
         elif usage is not None:
-            self.cost = price_of(price, models, usage)
+            self.priced = price_of(price, models, usage)
 
 
 class Level(NamedTuple):
@@ -411,13 +438,12 @@ class RequestMeter:
         }
         if limits.cost is not None:
             reached["cost"] = totals.cost
-            no_price = price_of(self._price, (model,), Usage(input_tokens=0, output_tokens=0)) is None
-            if no_price or (totals.cost is None and "cost" not in totals._unmeasured):
-                what = f"the model {model!r}" if no_price else "an earlier request"
+            priced = price_of(self._price, (model,), _ONE_TOKEN_EACH)
+            if priced.cost is None or (totals.cost is None and "cost" not in totals._unmeasured):
+                problem = priced.problem or f"an earlier request has no cost: {totals._no_price or 'it has no price'}"
                 raise PriceUnknownError(
-                    f"The price of {what} is not known, so the cost limit of {level} cannot be checked, and the "
-                    f"request was not sent. Install prices with: {install_line('prices')}, or give "
-                    f"MiniAgents(price=) a function that knows it",
+                    f"The cost limit of {level} cannot be checked, so the request was not sent: {problem}. "
+                    f"{self._say_how_to_price(model, priced)}",
                     model=model,
                 )
         for name, number in reached.items():
@@ -441,7 +467,24 @@ class RequestMeter:
                     agent_trace=self._aliases,
                 )
 
+    def _say_how_to_price(self, model: str, priced: Priced) -> str:
+        """Return the sentence that says how the price of a model becomes known."""
+        if not isinstance(self._price, ListedPrices):
+            got = f". It got {model!r} and {_ONE_TOKEN_EACH}" if priced.failed else ""
+            return f"Let the function of MiniAgents(price=) return a number{got}"
+        if find_spec("genai_prices") is None:
+            return f"Install prices with: {install_line('prices')}, or give MiniAgents(price=) a function that knows it"
+        if model == _SCRIPTED:
+            return 'A scripted model has the price of the model that it is named after: `agent(model="gpt-5.4-mini")`'
+        return "The package genai-prices has no price: give MiniAgents(price=) a function that knows it"
 
+
+_ONE_TOKEN_EACH = Usage(
+    input_tokens=1, output_tokens=1, cached_tokens=0, cache_write_tokens=0, reasoning_tokens=0, total_tokens=2
+)
+"""Usage to ask for a price before the first request. A function may divide by the tokens of prompts and answers."""
+_SCRIPTED = "scripted-model"
+"""Name that a scripted model has in tests unless the test gives one."""
 _WORDS: Mapping[str, str] = {
     "requests": "requests",
     "input_tokens": "input tokens",

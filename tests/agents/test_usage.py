@@ -505,6 +505,89 @@ async def test_prices_are_imported_when_a_program_asks_for_a_cost(monkeypatch: p
         assert "genai_prices" in asked
 
 
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+async def test_cost_limit_takes_a_price_by_the_total_of_tokens(api: Any) -> None:
+    """A price function that calculates with the numbers of a usage prices requests under a limit of the cost."""
+
+    def by_total(model: str, usage: Usage) -> float:
+        numbers: Any = usage
+        return float(
+            0.01 * numbers.total_tokens * (numbers.input_tokens / (numbers.total_tokens - numbers.output_tokens))
+        )
+
+    llm = ScriptedLLM([step(), step()])
+    async with MiniAgents(price=by_total, limits=Limits(cost=1)) as run:
+        for _ in range(2):
+            await llm.agent(api=api).trigger("q")
+        assert run.usage.cost == pytest.approx(0.3)
+
+
+FAILED = "your price function failed for the model 'm': ZeroDivisionError: oops"
+
+
+def fails_for_answers(model: str, usage: Usage) -> float:
+    """Return a price before an answer, and fail for the usage of an answer."""
+    if usage.raw is not None:
+        raise ZeroDivisionError("oops")
+    return 0.0
+
+
+async def test_error_of_the_price_function_stands_in_the_totals(caplog: pytest.LogCaptureFixture) -> None:
+    """If the price function fails for an answer, its error stands in the log and in the text of all totals."""
+    async with MiniAgents(price=fails_for_answers) as run:
+        await model([step()]).trigger("q")
+        totals = [run.usage, run.usage.copy(), run.usage.by_agent["MODEL"]]
+        run.usage.add_row(("FAR",), json.loads(json.dumps(run.usage.rows()[0][1])))
+        totals.append(run.usage.by_agent["FAR"])
+    assert all(each.cost is None and FAILED in str(each) for each in totals)
+    assert FAILED in caplog.text
+
+
+async def test_error_of_the_price_function_stands_in_the_error_of_a_cost_limit() -> None:
+    """If the price function fails, before a request or for an earlier answer, the cost limit's error says why."""
+
+    def fails(model: str, usage: Usage) -> float:
+        raise ZeroDivisionError("oops")
+
+    for own, answered in ((fails, 0), (fails_for_answers, 1)):
+        llm = ScriptedLLM([step(), step()])
+        async with MiniAgents(price=own, limits=Limits(cost=1)):
+            with pytest.raises(PriceUnknownError, match=re.escape(FAILED)) as caught:
+                for _ in range(2):
+                    await llm.agent(model="m").trigger("q")
+        assert len(llm.calls) == answered
+        assert "Install" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "advice"),
+    [
+        ("no-such-model", None, "The package genai-prices has no price"),
+        ("scripted-model", None, '`agent(model="gpt-5.4-mini")`'),
+        ("m", lambda model, usage: None, "Let the function of MiniAgents(price=) return a number"),
+        ("m", lambda model, usage: {}[model], "Let the function of MiniAgents(price=) return a number"),
+    ],
+    ids=["other", "scripted", "none", "lookup"],
+)
+async def test_advice_for_an_unknown_price_is_no_installation_that_is_there(name: str, own: Any, advice: str) -> None:
+    """With genai-prices or a price function, the error of a cost limit says to give a price, not to install."""
+    pytest.importorskip("genai_prices")
+    agent = ScriptedLLM([step()]).agent() if name == "scripted-model" else ScriptedLLM([step()]).agent(model=name)
+    async with MiniAgents(price=own, limits=Limits(cost=1)):
+        with pytest.raises(PriceUnknownError, match=re.escape(f"the price of the model {name!r}")) as caught:
+            await agent.trigger("q")
+    assert advice in str(caught.value)
+    assert "Install" not in str(caught.value)
+
+
+async def test_scripted_model_has_the_price_of_the_model_that_it_is_named_after() -> None:
+    """A scripted model with the name of a known model works under a limit of the cost, as its error advises."""
+    pytest.importorskip("genai_prices")
+    async with MiniAgents(limits=Limits(cost=1)) as run:
+        await ScriptedLLM([step()]).agent(model="gpt-5.4-mini").trigger("q")
+        assert run.usage.cost
+
+
 # --- bad input
 
 
