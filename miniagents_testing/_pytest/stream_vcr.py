@@ -7,6 +7,7 @@ summary names the cassettes whose requests have changed since they were recorded
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +30,17 @@ _STALE, _MISSING = "miniagents_stale_cassette", "miniagents_missing_cassette"
 
 The property also comes from processes of xdist.
 """
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test with the marker `vcr` if no plugin has registered the marker: the test would get no cassette."""
+    is_marked = item.get_closest_marker("vcr") is not None
+    if is_marked and not any(re.match(r"vcr\b", line) for line in item.config.getini("markers")):
+        pytest.fail(
+            f"{item.nodeid} has the marker vcr, and miniagents_stream_vcr is set, but no plugin opens a cassette for "
+            "the test. Install pytest-recording: pip install pytest-recording",
+            pytrace=False,
+        )
 
 
 @pytest.hookimpl(wrapper=True)

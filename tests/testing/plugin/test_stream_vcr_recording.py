@@ -223,6 +223,30 @@ async def test_it():
     project(source.replace("SECONDS", "0"), ini=ini).assert_outcomes(passed=1)
 
 
+_MARKED = "@pytest.mark.vcr\ndef test_marked():\n    pass\n"
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "1")], ids=["one process", "xdist"])
+def test_missing_plugin_for_marked_tests_fails_them(pytester: pytest.Pytester, options: tuple[str, ...]) -> None:
+    """Without a plugin for the marker `vcr`, each marked test fails in its setup, and the message names the plugin."""
+    pytester.makeini(f"[pytest]\n{STREAM}\nasyncio_default_fixture_loop_scope = function")
+    pytester.makepyfile(test_it=f"import pytest\n\ndef test_first():\n    pass\n\n{_MARKED}")
+    result = pytester.runpytest_inprocess("-p", "no:recording", "-p", "no:cacheprovider", *options)
+    result.assert_outcomes(passed=1, errors=1)
+    assert (
+        "test_it.py::test_marked has the marker vcr, and miniagents_stream_vcr is set, but no plugin opens a cassette for "
+        "the test. Install pytest-recording: pip install pytest-recording"
+    ) in result.stdout.lines
+
+
+@pytest.mark.parametrize("is_registered", [False, True])
+def test_missing_plugin_stops_no_run_of_tests_that_need_none(project: Project, *, is_registered: bool) -> None:
+    """Without pytest-recording, tests without the marker run, and so do marked ones if the project registers it."""
+    source = _MARKED if is_registered else "def test_it():\n    pass\n"
+    ini = f"{STREAM}\nmarkers = vcr: of a plugin of this project" if is_registered else STREAM
+    project(source, "-p", "no:recording", ini=ini).assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize("pace", ["-1", "inf", "nan", "fast"])
 def test_wrong_pace_stops_pytest(project: Project, pace: str) -> None:
     """A pace that is no number, negative or not finite ends pytest with a usage error, before any test."""
