@@ -38,7 +38,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if is_marked and not any(re.match(r"vcr\b", line) for line in item.config.getini("markers")):
         pytest.fail(
             f"{item.nodeid} has the marker vcr, and miniagents_stream_vcr is set, but no plugin opens a cassette for "
-            "the test. Install pytest-recording: pip install pytest-recording",
+            "the test. Install the package pytest-recording",
             pytrace=False,
         )
 
