@@ -59,6 +59,18 @@ _ACCOUNT = re.compile(
 )
 
 
+def line_of(value: str) -> bytes:
+    """Return a header's value, or a reason, in one line: as bytes of Latin-1, or of UTF-8 if it has other characters.
+
+    The recorder reads both as Latin-1, so these are the bytes of the server, which each client decodes as it does live.
+    """
+    line = " ".join(value.split()) if "\n" in value else value.strip(" \t\r\n\v\f")
+    try:
+        return line.encode("latin-1")
+    except UnicodeEncodeError:
+        return line.encode("utf-8", "surrogatepass")
+
+
 class HeaderRule:
     """Rule for the headers that are recorded.
 

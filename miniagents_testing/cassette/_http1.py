@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import h11
 
+from miniagents_testing.cassette._headers import line_of
 from miniagents_testing.cassette._session import LiveRequest
 
 if TYPE_CHECKING:
@@ -186,12 +187,12 @@ class _Writer:
         is_broken = response.end.startswith("raise ")
         length = str(sum(len(chunk.data) for chunk in response.chunks))
         headers = [
-            (name.encode(), _header_value(value))
+            (name.encode(), line_of(value))
             for name, value in playback.headers
             if name.lower() not in _CONNECTION_HEADERS
             and (name.lower() != "content-length" or not self._has_body or is_broken or value == length)
         ]
-        reason = response.reason.encode("ascii", "replace")
+        reason = line_of(response.reason)
         self.head = server.send(h11.Response(status_code=response.status, headers=headers, reason=reason)) or b""
         self._is_chunked = self._has_body and all(name.lower() != b"content-length" for name, _ in headers)
 
@@ -208,15 +209,6 @@ class _Writer:
 
 _CONNECTION_HEADERS = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 """Headers of a recorded answer that say how its body was framed, which is decided anew."""
-
-
-def _header_value(value: str) -> bytes:
-    """Return a header's value in one line, as bytes of Latin-1, or of UTF-8 if it has other characters."""
-    line = " ".join(value.split()) if "\n" in value else value.strip()
-    try:
-        return line.encode("latin-1")
-    except UnicodeEncodeError:
-        return line.encode()
 
 
 # --- answers of a server

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from miniagents_testing.cassette._current import current_session, is_only_played, is_passing, passing
+from miniagents_testing.cassette._headers import line_of
 from miniagents_testing.cassette._patches import without_vcrpy
 from miniagents_testing.cassette._playback import Playback
 from miniagents_testing.cassette._session import LiveRequest
@@ -204,7 +205,7 @@ class Family:
             headers=playback.headers,
             stream=self._played(playback),
             extensions={
-                "reason_phrase": playback.response.reason.encode("ascii", "replace"),
+                "reason_phrase": line_of(playback.response.reason),
                 _RETRY_AFTER: playback.retry_after,
             },
         )
