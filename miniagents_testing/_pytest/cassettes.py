@@ -418,14 +418,12 @@ def pytest_runtest_setup_checks_settings(item: pytest.Item) -> None:
     if (marker := item.get_closest_marker(_MARKER)) is None:
         return
     try:
-        from miniagents_testing.cassette._settings import RecordSettings, classes_of, mode_of
+        from miniagents_testing.cassette import check_settings
     except ModuleNotFoundError:
         return
-    settings = dict(_checked(_without_name(marker), f"{item.nodeid}: {_MARKER}"))
+    settings = _checked(_without_name(marker), f"{item.nodeid}: {_MARKER}")
     try:
-        mode_of(settings.pop("record_mode", "none"), exists=True)
-        classes_of(settings.pop("also_patch", ()))
-        RecordSettings(**settings)
+        check_settings(settings)
     except (TypeError, ValueError) as error:
         raise _wrong_setting(item, error) from None
 

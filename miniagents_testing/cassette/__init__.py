@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from miniagents_testing.cassette._secrets import SECRET_FIELDS, JSONPath, Redaction
     from miniagents_testing.cassette._session import Session
     from miniagents_testing.cassette._settings import SETTINGS as SETTINGS
+    from miniagents_testing.cassette._settings import check_settings as check_settings
 
 __all__ = [
     "SECRET_FIELDS",
@@ -67,6 +68,7 @@ _MODULES = {
     "use_cassette": "_contexts",
     # for the pytest plugin
     "SETTINGS": "_settings",
+    "check_settings": "_settings",
     "layer_for_vcr_test": "_contexts",
     "use_shared_cassette": "_contexts",
     "without_narrow_cassettes": "_contexts",

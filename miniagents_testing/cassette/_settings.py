@@ -152,6 +152,19 @@ class RecordSettings:
         return url
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check arguments of `use_cassette` besides the path, of which no name is unknown.
+
+    Raises:
+        TypeError: a value has a wrong type, such as a text where a list is meant.
+        ValueError: a value is not allowed.
+    """
+    options = dict(settings)
+    mode_of(options.pop("record_mode", "none"), exists=True)
+    classes_of(options.pop("also_patch", ()))
+    RecordSettings(**options)
+
+
 def classes_of(also_patch: Any) -> tuple[type, ...]:
     """Return the classes of the setting `also_patch`.
 
