@@ -372,7 +372,9 @@ class InteractionContext(_CallScope, CountedCall):
         try:
             replies.send(returned)
         except TypeError as error:
-            raise TypeError(f"Agent {self} returned a value that is no reply. {error}") from None
+            wrong = TypeError(f"Agent {self} returned a value that is no reply. {error}")
+            vars(wrong).update(vars(error))
+            raise wrong from None
 
 
 def _add_trace(error: BaseException, interaction: InteractionContext) -> None:

@@ -68,7 +68,13 @@ Ask = Callable[[MessageType, OnCalls], MessagePromise]
 It calls its second argument at most once, as soon as the provider has said that an answer with calls is complete.
 """
 
+
+class _NoDecisionError(TypeError):
+    """Error of an approver that replied an object which is no message, such as True: a mistake in the application."""
+
+
 _NEVER_TOLD = (
+    _NoDecisionError,
     StopDialog,
     DeadlockError,
     LimitExceededError,
@@ -495,11 +501,20 @@ async def ask_for_approval(approver: MiniAgent[Any], question: PendingApproval) 
     An agent that replies anything else has refused the call, with its text as the reason.
 
     Raises:
+        TypeError: the agent replied an object that is no message.
         Exception: the agent has failed.
     """
     replies = approver.trigger(question, errors_as_messages=False)
     try:
         messages = await replies
+    except TypeError as error:
+        sent = getattr(error, "sent", None)
+        if sent is None:
+            raise
+        raise _NoDecisionError(
+            f"The agent {approver.alias}, which decides on calls, replied {sent}, and that is no decision: write "
+            "`ctx.reply(question.grant())` or `ctx.reply(question.refuse('reason'))`"
+        ) from error
     finally:
         replies.cancel()  # an agent does not stop for want of readers
     decision = _decision_among(messages, question)

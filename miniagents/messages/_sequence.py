@@ -111,11 +111,13 @@ class MessageSequencePromise(SequencePromise[MessagePromise[M_co], tuple[M_co, .
             return _message_of_fields(item)
         if isinstance(item, BaseModel):
             return _message_of_fields(dict(item))
-        raise TypeError(
-            f"Cannot send {item!r:.100} of type {type(item).__name__}{_hint(item)}. What can be sent: str, Message, "
-            f"message promises, dicts of fields, pydantic models, exceptions, and lists, tuples, iterators "
-            f"and async iterables of these"
+        sent = f"{item!r:.100} of type {type(item).__name__}"
+        error = TypeError(
+            f"Cannot send {sent}{_hint(item)}. What can be sent: str, Message, message promises, dicts of fields, "
+            "pydantic models, exceptions, and lists, tuples, iterators and async iterables of these"
         )
+        error.sent = sent  # type: ignore[attr-defined]  # the tool loop knows by it what an approver replied
+        raise error
 
     @classmethod
     def leaf_of_value(cls, value: Any) -> MessagePromise:

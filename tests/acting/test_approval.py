@@ -37,7 +37,7 @@ from miniagents_testing import ScriptedLLM, faults
 from miniagents_testing._script import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
 
 KINDS = ["chat", "responses", "messages", "scripted"]
@@ -343,6 +343,53 @@ async def test_error_of_an_approver_is_let_through_in_raise_mode() -> None:
         with pytest.raises(ConnectionError):
             await agent.trigger("Hi")
         assert isinstance((await agent.trigger("Hi", errors_as_messages=True))[-1], ErrorMessage)
+    assert files.deleted == []
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("way", ["replied", "returned", "in a list", "in a stream"])
+@pytest.mark.parametrize("given", [True, False, 1, print], ids=repr)
+async def test_reply_of_an_approver_that_is_no_message_is_raised(given: Any, way: str, api: Any) -> None:
+    """An approver that replies a bool ends the replies with a `TypeError` that says what to write; the call is not run.
+
+    The model, which can do nothing about it, is not told.
+    """
+
+    async def stream() -> AsyncIterator[Any]:
+        yield given
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> Any:
+        if way == "returned":
+            return given
+        ctx.reply({"replied": given, "in a list": [given], "in a stream": stream()}[way])
+        return None
+
+    files = Files(approver)
+    llm = ScriptedLLM([deletes("a")])
+    async with MiniAgents():
+        with pytest.raises(
+            TypeError, match=r"The agent APPROVER, .* replied .*`ctx.reply\(question.grant\(\)\)`"
+        ) as caught:
+            await llm.agent(tools=files.tools, api=api).trigger("Hi")
+    assert "question.refuse(" in str(caught.value)
+    assert f"{given!r:.100} of type" in str(caught.value)
+    assert files.deleted == []
+
+
+async def test_mistake_in_the_approver_of_an_inner_agent_is_raised() -> None:
+    """An approver that replies True, of an agent that runs as a tool, ends the outer agent's replies with the error."""
+
+    @miniagent
+    async def approver(ctx: InteractionContext) -> None:
+        ctx.reply(True)  # type: ignore[arg-type]  # the mistake
+
+    files = Files(approver)
+    inner = ScriptedLLM([deletes("a")]).agent(alias="INNER", tools=files.tools)
+    outer = ScriptedLLM([Step(tool_calls=[("inner", {"message": "Go"})])]).agent(tools=[inner])
+    async with MiniAgents():
+        with pytest.raises(TypeError, match="The agent APPROVER"):
+            await outer.trigger("Hi")
     assert files.deleted == []
 
 
