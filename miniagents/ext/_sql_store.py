@@ -10,6 +10,7 @@ import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -41,7 +42,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from miniagents.errors import HistoryFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -159,6 +160,7 @@ def open_engine(database: str | URL | AsyncEngine) -> tuple[AsyncEngine, bool]:
         # each use ends its transaction, so the pool need not do that again
         settings: Any = {"connect_args": {"timeout": BUSY_TIMEOUT}, "pool_reset_on_return": None}
         engine = create_async_engine(url, hide_parameters=True, **settings)
+        event.listen(engine.sync_engine, "do_connect", _make_folder)
         event.listen(engine.sync_engine, "connect", _set_up_sqlite)
     else:
         if url.drivername == "postgresql":
@@ -171,6 +173,23 @@ def check_dialect(name: str) -> None:
     """Raise `ValueError` if the database is neither SQLite nor PostgreSQL."""
     if name not in ("sqlite", "postgresql"):
         raise ValueError(f"Histories can be kept in SQLite and PostgreSQL, not in {name!r}")
+
+
+def _make_folder(_dialect: object, _record: object, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Make the missing folders of a SQLite file before it is opened, as `ChatHistoryMD` does for its file.
+
+    A database in memory has no folder, and nor has a URI, which has options of its own.
+
+    Args:
+        arguments: of the driver; the first one is the path of the file.
+        options: of the driver; `uri` says that the first argument is a URI.
+
+    Raises:
+        OSError: a folder cannot be made; the error names it.
+    """
+    path = arguments[0]
+    if path != ":memory:" and not options.get("uri"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

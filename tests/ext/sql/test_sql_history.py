@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from miniagents import AssistantMessage, InteractionContext, Message, MiniAgents, SystemMessage, UserMessage, miniagent
 from miniagents.errors import HistoryError, HistoryFormatError, HistoryWriteError, MissingExtraError, install_line
-from miniagents.ext.sql import SQLChatHistory, aload_messages, persist_to
+from miniagents.ext.sql import Journal, SQLChatHistory, aload_messages, persist_to
 from miniagents_testing import strategies
 from miniagents_testing.checks.conformance import HistoryConformance
 
@@ -514,6 +514,42 @@ async def test_handlers_of_two_runs_that_store_the_same_messages_do_not_block_ea
     assert len(await aload_messages(engines[0], [message.hash_key for message in messages])) == 1_000
     for engine in engines:
         await engine.dispose()
+
+
+@pytest.mark.parametrize("reads_first", [False, True])
+async def test_missing_folders_of_a_sqlite_file_are_made(tmp_path: Path, *, reads_first: bool) -> None:
+    """A history and a journal with the URL of a file make its folders; a file in the place of a folder is named."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/new/er/chats.db"
+    async with aclosing(SQLChatHistory(url, chat_id="chat")) as history:
+        if reads_first:
+            assert await history.aload_chat_history() == ()
+        await history.aappend("Hi")
+        assert [str(message) for message in await history.aload_chat_history()] == ["Hi"]
+
+    @miniagent
+    async def answer(ctx: InteractionContext) -> None:
+        ctx.reply("Ho")
+
+    async with aclosing(Journal(f"sqlite:///{tmp_path}/runs/runs.db", run_id="run")) as journal:
+        assert str(await journal.step(answer).trigger("Hi").last) == "Ho"
+    assert (tmp_path / "runs" / "runs.db").exists()
+
+    (tmp_path / "file").touch()
+    async with aclosing(SQLChatHistory(f"sqlite:///{tmp_path}/file/chats.db", chat_id="chat")) as history:
+        with pytest.raises(HistoryWriteError, match=rf"FileExistsError: .*{re.escape(str(tmp_path / 'file'))}"):
+            await history.aappend("Hi")
+
+
+@pytest.mark.parametrize("database", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:{}/chats.db?uri=true"])
+async def test_database_without_a_folder_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str
+) -> None:
+    """A history in memory makes no file, and one of a SQLite URI makes its file alone."""
+    monkeypatch.chdir(tmp_path)
+    async with aclosing(SQLChatHistory(database.format(tmp_path), chat_id="chat")) as history:
+        await history.aappend("Hi")
+        assert [str(message) for message in await history.aload_chat_history()] == ["Hi"]
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]  # noqa: ASYNC240 - no other task waits
 
 
 async def test_persist_to_and_aload_messages_raise_errors_of_histories(tmp_path: Path) -> None:
