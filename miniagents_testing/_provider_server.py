@@ -25,6 +25,7 @@ from starlette.responses import StreamingResponse
 from miniagents_testing._scripted import ScriptedLLM
 from miniagents_testing._scripted.transport import error_message, error_response, respond_to
 from miniagents_testing._streams import aplay, await_headers
+from miniagents_testing._wire import FORMATS
 from miniagents_testing.errors import UnexpectedCallError
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class ProviderServer:
     """Server that runs in a thread of its own inside `with` or `async with`.
 
     A network error that the script raises, or that an answer ends with, breaks the connection. Other exceptions of the
-    script become a response with status 500 that no client repeats, and so does a request for which no step is left.
+    script become a response with status 500 that no client repeats, and so does a request for which no step is left. A
+    request whose client has a wrong base URL, without the version or with it twice, gets the status 404, as from the
+    providers, and takes no step.
 
     Args:
         script: the answers, as `ScriptedLLM` takes them, or a `ScriptedLLM`.
@@ -226,6 +229,12 @@ class ProviderServer:
         Raises:
             Exception: a network error of the script, which has to break the connection.
         """
+        if _has_wrong_version(path):
+            return error_response(
+                404,
+                f"there is no answer to {method} {path} here: the base URL of OpenAI's clients is "
+                f"{self.openai_base_url}, and that of Anthropic's is {self.anthropic_base_url}",
+            )
         try:
             return respond_to(self.llm, method, path, body)
         except UnexpectedCallError as error:
@@ -245,6 +254,17 @@ class ProviderServer:
                 )
                 connection.transport.abort()
         await asyncio.sleep(0)  # now uvicorn knows that the connection is lost, and logs no missing end of the response
+
+
+def _has_wrong_version(path: str) -> bool:
+    """Return True for a path that begins without the version, or with it twice: the client has a wrong base URL.
+
+    The base URL of OpenAI's clients ends with the version, and Anthropic's clients add the version themselves. Paths of
+    other beginnings, such as Azure's, are those of other clients.
+    """
+    path = path.rstrip("/")
+    ends = (*(each.path for each in FORMATS.values()), "/models")
+    return any(path in (end, f"/v1/v1{end}") for end in ends)
 
 
 def _is_network_error(error: Exception) -> bool:

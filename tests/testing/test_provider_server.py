@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import socket
@@ -105,6 +106,50 @@ async def test_chunk_does_not_wait_until_the_client_has_got_the_one_before(monke
         await client.responses.create(model="m", input="Hi")
     assert options
     assert all(options)
+
+
+_MESSAGE: Any = {"role": "user", "content": "Hi"}
+_ASKED_WITH_WRONG_URLS: dict[str, Any] = {
+    "chat": (openai, "", lambda client: client.chat.completions.create(model="m", messages=[_MESSAGE])),
+    "chat twice": (openai, "/v1/v1", lambda client: client.chat.completions.create(model="m", messages=[_MESSAGE])),
+    "responses": (openai, "", lambda client: client.responses.create(model="m", input="Hi")),
+    "models": (openai, "", lambda client: client.models.list()),
+    "messages": (anthropic, "/v1", lambda client: client.messages.create(model="m", max_tokens=9, messages=[_MESSAGE])),
+    "models twice": (anthropic, "/v1", lambda client: client.models.list()),
+}
+"""The SDK, the path of a wrong base URL, and a request."""
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(("sdk", "path", "ask"), _ASKED_WITH_WRONG_URLS.values(), ids=_ASKED_WITH_WRONG_URLS)
+async def test_client_with_a_wrong_base_url_gets_404_and_the_right_one(
+    sdk: Any, path: str, ask: Any, *, is_async: bool
+) -> None:
+    """A base URL without the version, or with it twice, gets the status 404; the message has the right URLs."""
+    async with ProviderServer(["Hi"]) as server:
+        wrong = {"api_key": "none", "base_url": f"{server.url}{path}"}
+        said = (
+            f"the base URL of OpenAI's clients is {server.openai_base_url}, "
+            f"and that of Anthropic's is {server.anthropic_base_url}"
+        )
+        with pytest.raises(sdk.NotFoundError, match=said):
+            if is_async:
+                async with (sdk.AsyncOpenAI if sdk is openai else sdk.AsyncAnthropic)(**wrong) as client:
+                    await ask(client)
+            else:
+                with (sdk.OpenAI if sdk is openai else sdk.Anthropic)(**wrong) as client:
+                    await asyncio.to_thread(ask, client)
+        assert server.calls == ()
+
+
+async def test_server_answers_the_paths_of_other_clients() -> None:
+    """The server answers Azure's client, whose paths have another beginning."""
+    async with (
+        ProviderServer(["Hi"]) as server,
+        openai.AsyncAzureOpenAI(api_key="none", azure_endpoint=server.url, api_version="2024-10-21") as client,
+    ):
+        answer = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}])
+    assert answer.choices[0].message.content == "Hi"
 
 
 def test_assert_complete_raises_when_steps_are_left() -> None:
