@@ -22,7 +22,7 @@ from miniagents.bounds import MAX_EVENT_BYTES
 from miniagents.errors import LLMError, StreamError, StreamTruncatedError
 from miniagents.ext.llm._base import ANTHROPIC_ALIAS, OPENAI_ALIAS
 from miniagents.ext.llm._sessions import ChatSession, MessagesSession, ResponsesSession
-from miniagents.ext.llm._sessions.base import error_from_payload, repair_surrogates_deep
+from miniagents.ext.llm._sessions.base import error_from_payload, repair_deep
 from miniagents.ext.llm._streaming import ResponseBody
 from miniagents_testing._script import SCRIPTED_ALIAS
 from miniagents_testing._words import counted
@@ -232,7 +232,7 @@ def _read_json(data: bytes) -> Any:
         return from_json(data)
     except ValueError:  # also for half a pair, which other parsers read
         try:
-            return repair_surrogates_deep(json.loads(data))
+            return repair_deep(json.loads(data))
         except (ValueError, RecursionError):
             return None
 

@@ -31,7 +31,7 @@ from miniagents.ext.llm._pairing import field_of
 from miniagents.ext.llm._parameters import check_client, check_parameters
 from miniagents.ext.llm._prompts import check_roles, messages_for_model
 from miniagents.ext.llm._redaction import Redactor, redact_logs, secrets_of_client
-from miniagents.ext.llm._sessions.base import repair_surrogates_deep
+from miniagents.ext.llm._sessions.base import repair_deep
 from miniagents.ext.llm._streaming import LLMCall, stream_answer
 from miniagents.messages import MessagePromise, MessageSequencePromise
 from miniagents.miniagents import MiniAgent, MiniAgents
@@ -463,8 +463,8 @@ class ProviderAdapter(ABC):
                 streamed=streamed,
                 output_tool=None if output_tool is None else output_tool.name,
             )
-            # a request is UTF-8, which cannot encode lone surrogates
-            arguments = repair_surrogates_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
+            # a request is JSON in UTF-8, which cannot hold lone surrogates and NaN
+            arguments = repair_deep(_fit_to_sdk(create, {**arguments, "stream": streamed}))
             redactor.learn_later(secrets_of_client(client.sdk, arguments["extra_headers"]))
             if observation is not None:
                 url = getattr(client.sdk, "base_url", None)

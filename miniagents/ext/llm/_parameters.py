@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
+from math import isfinite
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -282,10 +283,12 @@ def _package_of(kind: type) -> str:
 
 
 def _fits(value: Any, kind: _Kind) -> bool:
-    """Return True if a value has a type of `kind`; a bool is no number.
+    """Return True if a value has a type of `kind`; a bool is no number, and JSON has no NaN.
 
     A value of no plain type, such as an object of an SDK, always fits.
     """
+    if isinstance(value, float) and not isfinite(value):
+        return False
     if isinstance(value, kind.types) and (type(value) is not bool or bool in kind.types or object in kind.types):
         return True
     return not isinstance(value, _PLAIN_TYPES)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents._promising.frozen import Frozen
 from miniagents.ext.llm._pairing import PairingRules, ToolResult, anthropic_id, broke_off, field_of, pair, responses_id
-from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_surrogates_deep
+from miniagents.ext.llm._sessions.base import ToolUse, json_text, repair_deep
+from miniagents.ext.llm._sessions.responses import message_text
 from miniagents.messages import Approval, AssistantMessage, ErrorMessage, Message, PendingApproval
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _arguments_text(arguments: Any) -> str:
     value = _json_object(arguments)
     if value is None:
         return "{}"
-    repaired = repair_surrogates_deep(value)
+    repaired = repair_deep(value)
     return arguments if repaired is value and isinstance(arguments, str) else json_text(repaired)
 
 
@@ -434,7 +435,8 @@ def _response_items(message: Message, stored: bool, origin: str | None) -> list[
         return [{"role": role, "content": _content(message, "input_text")}]
     foreign = origin and field_of(message, "origin") not in (None, origin)
     output = None if foreign else to_plain(field_of(message, "output"))
-    if isinstance(output, list) and _output_text(output) == message.content:
+    # a text other than the content shows that the message was edited
+    if isinstance(output, list) and "".join(map(message_text, output)) == message.content:
         return [
             _item_to_send(item)
             for item in output
@@ -469,17 +471,6 @@ def _tool_call_item(call: ToolUse) -> dict[str, Any]:
         "name": call.name,
         "arguments": _arguments_text(call.arguments),
     }
-
-
-def _output_text(output: list[Any]) -> str:
-    """Return the text of output items. A text other than the message's content shows that the message was edited."""
-    return "".join(
-        part.get("text") or ""
-        for item in output
-        if item.get("type") == "message"
-        for part in item.get("content") or ()
-        if part.get("type") == "output_text"
-    )
 
 
 # --- messages

@@ -88,6 +88,25 @@ async def test_field_of_a_message_goes_back_under_its_name(whole: bool, kit: Kit
     assert await sent(kit, message) == {"role": "assistant", "content": "hi", **fields}
 
 
+async def test_number_that_json_lacks_goes_back_as_null(kit: Kit) -> None:
+    """NaN or infinity in a field of an answer fails no later prompt, which has null in its place."""
+    given = {"scores": [float("nan"), float("-inf"), 0.5]}
+    assert (await sent(kit, await answer_of(kit, {"content": "Hi", **given})))["scores"] == [None, None, 0.5]
+
+
+async def test_response_with_a_content_that_is_a_text_goes_back(kit: Kit) -> None:
+    """An item of the Responses API whose content is a text, or has null among its parts, fails no later prompt."""
+    for content in ("Hello", [{"type": "output_text", "text": "Hello"}, None]):
+        item = {"id": "m", "type": "message", "role": "assistant", "content": content}
+        body = {"id": "r", "object": "response", "status": "completed", "output": [item]}
+        wire = kit.Wire(kit.Reply.json(body))
+        agent = create_openai_agent("m", api="responses", async_client=wire.openai(base_url=HOST), stream=False)
+        answer = await ask(agent)
+        assert answer.content == "Hello"
+        await ask(agent, "Hi", answer, "go on")
+        assert wire.bodies[1]["input"][1] == item
+
+
 async def test_reasoning_goes_back_under_each_name_that_it_came_with(kit: Kit) -> None:
     """Reasoning that came under two names goes back under both; if their texts differ, each has its own."""
     message = await answer_of(kit, {"reasoning": "a", "reasoning_content": "a"}, {"reasoning": "b", "content": "c"})

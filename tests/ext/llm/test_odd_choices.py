@@ -233,6 +233,103 @@ def test_P22_sessions_raise_errors_inside_the_objects_of_each_api(error: Any, ki
         assert session.withheld in texts
 
 
+# --- a text in another place
+
+
+WHOLE: dict[str, Any] = {"content": "Hello", "tool_calls": [CALL]}
+START = {"id": "c", "model": "m", "stop_reason": "tool_use"}
+USE = {"type": "tool_use", "id": "c1", "name": "f", "input": {"x": 1}}
+
+
+@pytest.mark.parametrize(
+    ("api", "events"),
+    [
+        ("chat", [{"choices": [{"index": 0, "message": WHOLE, "finish_reason": "tool_calls"}]}]),
+        ("chat", [{"choices": [{"message": WHOLE}]}, {"choices": [{"message": WHOLE, "finish_reason": "tool_calls"}]}]),
+        (
+            "messages",
+            [{"type": "message_start", "message": {**START, "content": [{"type": "text", "text": "Hello"}, USE]}}],
+        ),
+    ],
+    ids=["message", "message twice", "message_start"],
+)
+def test_stream_with_a_whole_answer_in_one_event_has_its_text_and_calls(api: str, events: list[Any]) -> None:
+    """A chunk with `message` in place of `delta`, and a `message_start` with content, are read as whole answers."""
+    outcome = read(api, *events)
+    assert (outcome.content, outcome.finish_reason) == ("Hello", "tool_calls")
+    assert [(call.id, call.name, json.loads(call.arguments)) for call in outcome.tool_calls] == [("c1", "f", {"x": 1})]
+
+
+def test_chunks_with_a_text_in_place_of_a_delta_are_joined() -> None:
+    """The chunks of the older completions API, with `text`, add their texts to the answer."""
+    texts = [{"choices": [{"index": 0, "text": text}]} for text in ("Hel", "lo")]
+    assert read("chat", *texts, {"choices": [{"text": "", "finish_reason": "stop"}]}).content == "Hello"
+
+
+def test_message_of_a_chunk_that_differs_from_the_deltas_raises_protocol_error() -> None:
+    """A `message` after deltas must have their text, because otherwise a part of one of the two would be lost."""
+    repeated = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}
+    assert read("chat", chunk("Hello"), repeated).content == "Hello"
+    with pytest.raises(errors.StreamProtocolError, match="differs from the deltas"):
+        read("chat", chunk("Bye"), repeated)
+
+
+@pytest.mark.parametrize(
+    ("api", "body"),
+    [
+        ("chat", {"choices": [{"delta": {"content": "Hello"}, "finish_reason": "stop"}]}),
+        ("chat", {"choices": [{"text": "Hello", "finish_reason": "stop"}]}),
+        ("messages", {"content": "Hello", "stop_reason": "end_turn"}),
+        ("responses", {"status": "completed", "output": [{**DONE, "content": "Hello"}]}),
+    ],
+    ids=["delta", "text", "content of messages", "content of an item"],
+)
+def test_whole_answer_with_its_text_in_another_place_is_read(api: str, body: Any) -> None:
+    """A document with `delta`, `text`, or a content that is a text in place of a list, has that text."""
+    assert session_of(api).parse(json.dumps(body).encode()).content == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("model_length", "length"),
+        ("MAX_TOKENS", "length"),
+        ("max-tokens", "length"),
+        ("STOP", "stop"),
+        ("SAFETY", "content_filter"),
+        ("sensitive", "content_filter"),
+        ("tool_use", "tool_calls"),
+        ("a new one", "a new one"),
+    ],
+)
+def test_finish_reason_of_each_server_is_normalised(word: str, reason: str) -> None:
+    """The words of Mistral, Gemini and others get one meaning; the answer also has the provider's own word."""
+    for outcome in (
+        read("chat", chunk("Hello"), chunk(finish=word)),
+        read("messages", *changed("messages", 5, "delta", "stop_reason", to=word)),
+    ):
+        assert (outcome.finish_reason, outcome.provider_finish_reason) == (reason, word)
+
+
+@pytest.mark.parametrize("word", ["insufficient_system_resource", "network_error", "ERROR"])
+def test_finish_reason_of_a_server_that_broke_off_is_an_error(word: str) -> None:
+    """A server that ends an answer because it failed has not completed the answer."""
+    for api, events in (
+        ("chat", [chunk("Hello"), chunk(finish=word)]),
+        ("messages", changed("messages", 5, "delta", "stop_reason", to=word)),
+    ):
+        with pytest.raises(errors.LLMError, match=word):
+            read(api, *events)
+
+
+def test_usage_in_a_choice_is_read() -> None:
+    """Moonshot sends the usage in the choice of the last chunk."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    outcome = read("chat", chunk("Hello", usage=None), chunk(finish="stop", usage=usage))
+    assert outcome.usage is not None
+    assert (outcome.usage.input, outcome.usage.output) == (3, 2)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_P22_partial_message_has_the_text_beside_the_error(stream: bool, kit: Kit) -> None:
     """If an event has text and an error, the text is delivered before the error, unless the request is sent again."""

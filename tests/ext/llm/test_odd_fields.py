@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -256,3 +257,28 @@ def test_S36_parse_reads_or_leaves_out_odd_fields_of_documents(api: str, body: A
     outcome = session_of(api).parse(json.dumps(body).encode())
     assert (outcome.content, outcome.complete) == ("Hello", True)
     assert outcome.doubts
+
+
+@pytest.mark.parametrize("value", [["x"], {}, 5, None])
+@pytest.mark.parametrize(
+    ("api", "path"),
+    [
+        ("messages", (2, "delta", "type")),
+        ("messages", (1, "content_block", "type")),
+        ("responses", (1, "item", "type")),
+    ],
+)
+def test_type_that_is_no_text_ends_in_no_other_error_than_that_of_a_model(api: str, path: Any, value: Any) -> None:
+    """A delta, a block or an item whose type is a list or an object is read as one of an unknown type, or refused."""
+    with contextlib.suppress(errors.LLMError):
+        read(api, *changed(api, *path, to=value))
+
+
+def test_citations_that_are_no_list_are_replaced_by_the_first_citation() -> None:
+    """A block that starts with `citations: true` takes the citations that follow."""
+    events = changed("messages", 1, "content_block", "citations", to=True)
+    events.insert(
+        2, {"type": "content_block_delta", "index": 0, "delta": {"type": "citations_delta", "citation": {"a": 1}}}
+    )
+    (block,) = read("messages", *events).extra["content_blocks"]
+    assert block["citations"] == [{"a": 1}]

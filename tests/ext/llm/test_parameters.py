@@ -159,6 +159,7 @@ def test_parameters_of_the_installed_sdk_are_not_warned_of(
         ({"temperature": "0.5"}, "`temperature=0.5`"),
         ({"temperature": "hot"}, "`temperature=0.7`"),
         ({"temperature": True}, "`temperature=0.7`"),
+        ({"temperature": float("nan")}, "`temperature=0.7`"),
         ({"max_tokens": "100"}, "`max_tokens=100`"),
         ({"max_tokens": 1.5}, "`max_tokens=100`"),
         ({"stream": "yes"}, "`stream=True`"),

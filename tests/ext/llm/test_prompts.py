@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from miniagents.ext.llm._prompts import chat_prompt, messages_prompt, responses_prompt
-from miniagents.ext.llm._sessions.base import repair_surrogates_deep
+from miniagents.ext.llm._sessions.base import repair_deep
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
 from miniagents.messages import AssistantMessage, Message, SystemMessage, ToolCall, UserMessage
@@ -343,12 +343,12 @@ def test_repair_returns_the_same_object_when_a_list_contains_itself() -> None:
     cyclic: list[Any] = ["text"]
     cyclic += [cyclic, cyclic]
     request = {"metadata": cyclic}
-    assert repair_surrogates_deep(request) is request
+    assert repair_deep(request) is request
 
 
 def test_P25_repair_returns_the_same_object_when_there_is_no_surrogate() -> None:
     """A value without lone surrogates stays the same object, even if it holds objects that are no JSON."""
     value: Any = {"a": ["é", ("x", b"\xff")], "o": object(), "m": UserMessage("é")}
-    assert repair_surrogates_deep(value) is value
+    assert repair_deep(value) is value
     broken = {"o": value["o"], "x": "\ud800"}
-    assert repair_surrogates_deep(broken) == {"o": value["o"], "x": "\ufffd"}
+    assert repair_deep(broken) == {"o": value["o"], "x": "\ufffd"}

@@ -17,6 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from pydantic_core import from_json
@@ -92,20 +93,21 @@ def repair_surrogates(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def repair_surrogates_deep(value: T) -> T:
-    """Repair the surrogates in every string of parsed JSON (including keys) and of the dataclasses in this module.
+def repair_deep(value: T) -> T:
+    """Repair what JSON in UTF-8 cannot hold, in parsed JSON (including keys) and in the dataclasses of this module.
 
-    A value without surrogates is returned as the same object, so values of other types stay untouched.
+    That is surrogates in texts, and numbers such as NaN, which become None: servers send both, and a prompt repeats
+    them. A value without them is returned as the same object, so values of other types stay untouched.
     """
-    return cast("T", _repair(value)) if _may_hold_surrogates(value) else value
+    return cast("T", _repair(value)) if _may_need_repair(value) else value
 
 
-_NUMBERS = frozenset({int, float, bool, type(None)})
-"""Types of parsed JSON without texts."""
+_ENCODABLE = frozenset({int, bool, type(None)})
+"""Types of parsed JSON that can always be encoded."""
 
 
-def _may_hold_surrogates(value: Any) -> bool:
-    """Return True unless a value is made of plain containers whose texts can all be encoded.
+def _may_need_repair(value: Any) -> bool:
+    """Return True unless a value is made of plain containers whose texts and numbers can all be encoded.
 
     One loop without a call for each node: nearly all requests have nothing to repair.
     """
@@ -121,15 +123,20 @@ def _may_hold_surrogates(value: Any) -> bool:
                 seen.add(id(node))
                 nodes += node
                 nodes += node.values() if kind is dict else ()
-        elif kind not in _NUMBERS and (isinstance(node, Mapping) or is_dataclass(node)):
+        elif kind is float:
+            if not isfinite(node):
+                return True
+        elif kind not in _ENCODABLE and (isinstance(node, Mapping) or is_dataclass(node)):
             return True
     return False
 
 
 def _repair(value: Any) -> Any:
-    """Return the value with repaired surrogates; the same object if there are none."""
+    """Return the value repaired, see `repair_deep`; the same object if there is nothing to repair."""
     if isinstance(value, str):
         return repair_surrogates(value) if _has_lone_surrogate(value) else value
+    if isinstance(value, float):
+        return value if isfinite(value) else None
     if type(value) in (list, tuple):
         items = [_repair(item) for item in value]
         return value if all(map(operator.is_, items, value)) else type(value)(items)
@@ -487,7 +494,7 @@ class Session(ABC):
         Lone surrogates in them are replaced.
         """
         taken, self.beside = self.beside, []
-        return taken if self._joiner is None else repair_surrogates_deep(taken)
+        return taken if self._joiner is None else repair_deep(taken)
 
     def _flush_text(self) -> str:
         """End a text: return U+FFFD if a surrogate half is left, else ""."""

@@ -17,10 +17,19 @@ from miniagents.ext.llm._sessions.base import (
     Session,
     ToolUse,
     json_text,
+    repair_deep,
     repair_surrogates,
-    repair_surrogates_deep,
 )
-from miniagents.ext.llm._sessions.fields import FieldCollector, Tokens, as_count, count_at, merge_usage
+from miniagents.ext.llm._sessions.fields import (
+    EMPTY,
+    FieldCollector,
+    Tokens,
+    as_count,
+    broke_off,
+    count_at,
+    finish_reason_of,
+    merge_usage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +115,7 @@ class _ToolCallCollector:
         if fragment.get("type"):
             call.type = str(fragment["type"])
         if not (_CALL.issuperset(fragment) and _FUNCTION.issuperset(function)):
-            _add_unnamed(call.fields, fragment, _CALL)
+            call.fields.add_unnamed(fragment, _CALL)
             if more := {key: value for key, value in function.items() if key not in _FUNCTION}:
                 call.fields.add(holder, more)
         if isinstance(arguments, str) and not call.is_value:
@@ -185,23 +194,9 @@ def _set_value(call: _PendingCall, value: Any) -> None:
     call.arguments = [text]
 
 
-_FINISH_REASONS = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "end_turn": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "refusal": "refusal",
-}
 # keys that need no further processing: in a chunk, and below in a choice and in a delta
 _TOP_LEVEL = frozenset({"choices", "usage", "id", "model", "object", "obfuscation"})
-_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs", "message", "text"})
-_EMPTY: tuple[Any, ...] = (None, "", [], {})
+_CHOICE = frozenset({"index", "delta", "finish_reason", "logprobs", "message", "text", "usage"})
 _DELTA = frozenset({"content", "role", "refusal", "tool_calls", "function_call"})
 # keys of a tool call and of its function that this package names
 _CALL = frozenset({"id", "type", "index", "function", "custom"})
@@ -309,6 +304,8 @@ class ChatSession(Session):
             return ""
         state = self._first_choice if choice.get("index") == 0 else self._choice_for(choice)
         delta = choice.get("delta")
+        if delta is None:
+            delta = self._find_delta(state, choice)
         text = ""
         if delta:
             if type(delta) is not dict:
@@ -329,12 +326,27 @@ class ChatSession(Session):
         if finish_reason:
             if type(finish_reason) is not str:
                 self._reject(f"finish_reason is {finish_reason!r}")
-            if finish_reason.lower() == "error":
+            if broke_off(finish_reason):
                 self._raise_failure_of(choice, text)
             state.finish_reason = finish_reason
             if state is self._first_choice:
                 text += self._flush_text()
         return text
+
+    def _find_delta(self, state: _ChoiceState, choice: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the text of a chunk without a delta, or its message, which is that of a whole answer.
+
+        Return None if its message repeats what has arrived; raise `StreamProtocolError` if it has another text.
+        """
+        if not isinstance(choice.get("message"), dict):
+            return {"content": choice["text"]} if isinstance(choice.get("text"), str) else None
+        delta: dict[str, Any] = self._choice_as_chunk(choice)["delta"]
+        arrived = "".join(self._pieces if state is self._first_choice else state.pieces)
+        if not (arrived or state.tool_calls):
+            return delta
+        if isinstance(delta.get("content"), str) and delta["content"] not in ("", arrived):
+            self._reject("the message of a chunk differs from the deltas before it")
+        return None
 
     def _choice_for(self, choice: dict[str, Any]) -> _ChoiceState:
         """Return the state for a choice whose index is not 0.
@@ -369,7 +381,7 @@ class ChatSession(Session):
             isinstance(delta, dict)
             and delta.get("role")
             and not choice.get("finish_reason")
-            and all(value in _EMPTY for key, value in delta.items() if key != "role")
+            and all(value in EMPTY for key, value in delta.items() if key != "role")
         )
         begins = bool(
             bare
@@ -406,7 +418,8 @@ class ChatSession(Session):
         error = next((holder["error"] for holder in (choice, *inner) if holder.get("error")), None)
         rest = self._flush_text()
         self._raise_reported(
-            {"error": error or "the answer ended with the finish reason 'error'"}, withheld=text + rest
+            {"error": error or f"the answer ended with the finish reason {choice.get('finish_reason')!r}"},
+            withheld=text + rest,
         )
 
     def _process_content(self, state: _ChoiceState, content: str) -> str:
@@ -438,7 +451,7 @@ class ChatSession(Session):
             self._process_tool_calls(state, delta["tool_calls"])
         if delta.get("function_call"):  # the older form, with one call at most
             self._process_tool_calls(state, [{"index": 0, "function": delta["function_call"]}])
-        _add_unnamed(state.fields, delta, _DELTA)
+        state.fields.add_unnamed(delta, _DELTA)
         return text
 
     def _process_parts(self, state: _ChoiceState, parts: Any) -> str:
@@ -507,16 +520,16 @@ class ChatSession(Session):
         message = choice.get("message")
         if choice.get("error") or (type(message) is dict and message.get("error")):
             self._raise_failure_of(choice, text)
+        if choice.get("usage"):  # Moonshot
+            self._process_usage(choice["usage"])
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
             state.more.add("logprobs", logprobs)
         if _CHOICE.issuperset(choice):
-            if "message" not in choice:  # the message of a later chunk may hold an error
+            if not ("message" in choice or "usage" in choice):  # those of a later chunk may say more
                 self._plain_choice_keys = list(choice)
             return
-        for key, value in choice.items():
-            if key not in _CHOICE and value not in _EMPTY:
-                state.extra[key] = value
+        state.extra |= {key: value for key, value in choice.items() if key not in _CHOICE and value not in EMPTY}
 
     def _process_top_level(self, data: dict[str, Any], name: str) -> None:
         """Keep the fields beside the choices; called for a chunk with new keys, and for the last chunk.
@@ -530,9 +543,9 @@ class ChatSession(Session):
         # empty strings in Azure's first chunk and in the chunks of its asynchronous filter
         self._id = self._id or self._read_label(data, "id") or None
         self._model = self._read_label(data, "model") or self._model
-        for key, value in data.items():
-            if key not in _TOP_LEVEL and value not in (None, "", [], {}, 0):
-                self._top_level[key] = value
+        if not _TOP_LEVEL.issuperset(data):
+            more = {key: value for key, value in data.items() if key not in _TOP_LEVEL}
+            self._top_level |= {key: value for key, value in more.items() if value not in (*EMPTY, 0)}
         groq = data.get("x_groq")
         if isinstance(groq, dict) and groq.get("usage"):
             self._process_usage(groq["usage"])
@@ -559,15 +572,17 @@ class ChatSession(Session):
         self._on_done()
 
     def _choice_as_chunk(self, choice: Any) -> dict[str, Any]:
-        """Convert a choice of an answer that was not streamed into the form of a chunk.
+        """Convert a choice of a whole answer into the form of a chunk.
 
-        A missing message counts as empty if the choice has an error or a finish reason. Raise `StreamProtocolError` if
-        the choice has none of the three.
+        Some servers give the message as `delta`, or its text as `text`. A missing message counts as empty if the choice
+        has an error or a finish reason. Raise `StreamProtocolError` if the choice has none of these.
         """
         message = choice.get("message") if isinstance(choice, dict) else None
-        if message is None and isinstance(choice, dict) and (choice.get("error") or choice.get("finish_reason")):
+        if message is None and isinstance(choice, dict):
             self._note_doubt("message", message)
-            message = {}
+            message = choice.get("delta") or ({"content": choice["text"]} if choice.get("text") else None)
+            if message is None and (choice.get("error") or choice.get("finish_reason")):
+                message = {}
         if not isinstance(message, dict):
             self._reject("a choice without a message")
         calls = message.get("tool_calls") or []
@@ -608,7 +623,6 @@ class ChatSession(Session):
         if self._last_chunk:
             self._process_top_level(self._last_chunk, "message")
         first, others = self._first_choice, [self._choices[index] for index in sorted(self._choices) if index]
-        word = first.finish_reason
         reasoning = "".join(first.reasoning) or None
         fields = first.fields.whole()
         extra = {**self._top_level, **first.extra, **first.more.whole()}
@@ -617,7 +631,7 @@ class ChatSession(Session):
             content="".join(self._pieces),
             complete=self.is_complete,
             finish_reason=_normalise_finish_reason(first),
-            provider_finish_reason=word,
+            provider_finish_reason=first.finish_reason,
             id=self._id,
             model=self._model,
             usage=self._tokens(),
@@ -632,7 +646,7 @@ class ChatSession(Session):
             extra=extra,
             fields=fields,
         )
-        return outcome if self._joiner is None else repair_surrogates_deep(outcome)
+        return outcome if self._joiner is None else repair_deep(outcome)
 
     def _tokens(self) -> Tokens | None:
         """Return the numbers of tokens of the usage, which servers name differently; None if there is none."""
@@ -669,7 +683,7 @@ def _normalise_finish_reason(choice: _ChoiceState) -> str | None:
     An unknown word stays as it is. A refusal that ends with `stop`, or not at all, is `refusal`.
     """
     word = choice.finish_reason
-    reason = None if word is None else _FINISH_REASONS.get(word, word)
+    reason = None if word is None else finish_reason_of(word)
     return "refusal" if choice.refusal and reason in (None, "stop") else reason
 
 
@@ -684,10 +698,3 @@ def _choice_outcome(choice: _ChoiceState) -> Choice:
         reasoning="".join(choice.reasoning) or None,
         fields=choice.fields.whole(),
     )
-
-
-def _add_unnamed(fields: FieldCollector, holder: dict[str, Any], named: frozenset[str]) -> None:
-    """Add the fields of `holder`, a delta or a call, that are not in `named`; leave out empty ones."""
-    for key, value in holder.items():
-        if key not in named and value not in _EMPTY:
-            fields.add(key, value)

@@ -1,4 +1,4 @@
-"""Fields of an answer: numbers of tokens, and fields of a message or a call that this package does not name.
+"""Fields of an answer: numbers of tokens, reasons for the end, fields of a message or a call without a name here.
 
 `Tokens` holds the numbers of the providers' usage objects as the documentation of `Usage` defines them: the input
 includes cache reads and writes, the output includes reasoning. Providers differ there, and the module corrects what
@@ -94,11 +94,60 @@ def as_count(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
+# --- the reason for the end
+
+_FINISH_REASONS: Final = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "end_turn": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",  # Mistral
+    "model_context_window_exceeded": "length",
+    "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",  # Gemini
+    "sensitive": "content_filter",  # Zhipu
+    "refusal": "refusal",
+    "pause_turn": "pause",
+}
+"""Reasons for the end by the words of the providers, in lower case and with underscores.
+
+One table for all APIs, because compatible servers use the words of the models behind them.
+"""
+_BROKE_OFF: Final = frozenset({"error", "insufficient_system_resource", "network_error"})
+"""Words with which servers (DeepSeek, Zhipu) report that they broke off."""
+
+
+def finish_reason_of(word: str) -> str:
+    """Return a provider's word in the vocabulary of `Outcome.finish_reason`; an unknown word stays as it is."""
+    return _FINISH_REASONS.get(word) or _FINISH_REASONS.get(_folded(word), word)
+
+
+def broke_off(word: str) -> bool:
+    """Return True for a finish reason with which a server reports that it broke off."""
+    return word not in _FINISH_REASONS and _folded(word) in _BROKE_OFF
+
+
+def _folded(word: str) -> str:
+    """Return a word in lower case, with underscores in place of hyphens."""
+    return word.lower().replace("-", "_")
+
+
 # --- fields that this package does not name
 
 
 REPEATED: Final = frozenset({"id", "type", "format", "index", "signature", "name"})
 """Names of fields whose whole value stands in each piece: the last value that is not empty counts."""
+
+
+EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
+"""Values of fields that say nothing."""
 
 
 class FieldCollector:
@@ -115,6 +164,12 @@ class FieldCollector:
     def add(self, name: str, piece: Any) -> None:
         """Add the next piece of a field, unmerged: a value of parsed JSON."""
         self._pieces.setdefault(name, []).append(piece)
+
+    def add_unnamed(self, holder: dict[str, Any], named: frozenset[str]) -> None:
+        """Add the fields of `holder`, a delta or a call, that are not in `named`; leave out empty ones."""
+        for key, value in holder.items():
+            if key not in named and value not in EMPTY:
+                self.add(key, value)
 
     def whole(self) -> dict[str, Any]:
         """Return the merged fields, in the order in which they began."""

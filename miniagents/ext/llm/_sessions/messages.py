@@ -11,24 +11,15 @@ from miniagents.ext.llm._sessions.base import (
     Session,
     ToolUse,
     json_text,
+    repair_deep,
     repair_surrogates,
-    repair_surrogates_deep,
 )
-from miniagents.ext.llm._sessions.fields import Tokens, count_at, merge_pieces, merge_usage
+from miniagents.ext.llm._sessions.fields import Tokens, broke_off, count_at, finish_reason_of, merge_pieces, merge_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_FINISH_REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "pause_turn": "pause",
-    "refusal": "refusal",
-}
 _GROWING = {"text_delta": "text", "thinking_delta": "thinking"}
 """Fields of blocks whose text grows by deltas, by the type of delta."""
 _TYPES = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "thinking"}
@@ -132,7 +123,7 @@ class MessagesSession(Session):
             return self._process({**data, "type": name}, name)
         match kind:
             case "message_start":
-                self._process_start(data)
+                return self._process_start(data)
             case "content_block_start":
                 return self._process_block_start(data)
             case "content_block_stop":
@@ -163,6 +154,9 @@ class MessagesSession(Session):
         block = self._open_block(data)
         delta = self._read_object(data, "delta")
         kind = delta.get("type")
+        if type(kind) is not str:  # a list has no hash
+            self._note_doubt("type", kind)
+            kind = None
         if data.get("error"):
             self._raise_reported(data)
         if not block.start.get("type") and kind in _TYPES:
@@ -198,7 +192,8 @@ class MessagesSession(Session):
         elif kind == "signature_delta":
             block.start["signature"] = self._read_text(delta, "signature")
         elif kind == "citations_delta":
-            block.start["citations"] = [*(block.start.get("citations") or ()), delta.get("citation")]
+            known = block.start.get("citations")
+            block.start["citations"] = [*(known if isinstance(known, list) else ()), delta.get("citation")]
         elif kind == "compaction_delta":
             block.start.update({key: value for key, value in delta.items() if key != "type"})
         else:
@@ -206,12 +201,14 @@ class MessagesSession(Session):
             block.more.append({key: value for key, value in delta.items() if key != "type"})
         return ""
 
-    def _process_start(self, data: dict[str, Any]) -> None:
-        """Keep the message of a start event, with id, model and usage.
+    def _process_start(self, data: dict[str, Any]) -> str:
+        """Keep the message of a start event, with id, model and usage, and return its text.
+
+        A stream has no content there, except from servers that send a whole answer as a stream.
 
         Raises:
             LLMError: the message reports an error of the provider.
-            StreamProtocolError: the answer has started before.
+            StreamProtocolError: the answer has started before, or the content has a wrong form.
         """
         message = dict(self._read_object(data, "message"))
         if self._message is not None:
@@ -222,6 +219,17 @@ class MessagesSession(Session):
             message[key] = self._read_label(message, key)
         self._message = message
         self._process_usage(message.get("usage"))
+        content = message.get("content") or []
+        if isinstance(content, str):
+            self._note_doubt("content", content)
+            content = [{"type": "text", "text": content}]
+        if not isinstance(content, list):
+            self._reject(f"content is {type(content).__name__}")
+        if not content:
+            return ""
+        self._stop_reason = self._read_text(message, "stop_reason") or None
+        blocks = [{"index": index, "content_block": block} for index, block in enumerate(content)]
+        return "".join([self._process_block_start(block) for block in blocks])
 
     def _process_block_start(self, data: dict[str, Any]) -> str:
         """Keep the start of a content block, and return the text that it may hold already, else "".
@@ -271,9 +279,9 @@ class MessagesSession(Session):
         message = self._message_of_event("message_delta")
         delta = self._read_object(data, "delta")
         stop_reason = self._read_text(delta, "stop_reason")
-        if delta.get("error") or stop_reason.lower() == "error":
+        if delta.get("error") or broke_off(stop_reason):
             self._raise_reported(
-                delta if delta.get("error") else {"message": "the answer ended with the stop reason 'error'"}
+                delta if delta.get("error") else {"message": f"the answer ended with the stop reason {stop_reason!r}"}
             )
         self._stop_reason = stop_reason or self._stop_reason
         for source in (delta, data):
@@ -309,11 +317,9 @@ class MessagesSession(Session):
         if content is None and data.get("stop_reason"):
             self._note_doubt("content", content)
             content = []
-        if not isinstance(content, list):
+        if not isinstance(content, (list, str)):
             self._reject("the response has no content")
-        self._process_start({"message": data})
-        for index, block in enumerate(content):
-            self._process_block_start({"index": index, "content_block": block})
+        self._process_start({"message": {**data, "content": content}})
         self._process_message_delta({"delta": {"stop_reason": data.get("stop_reason")}})
         self.ended = True
         self._flush_text()
@@ -364,7 +370,7 @@ class MessagesSession(Session):
         outcome = Outcome(
             content="".join(self._pieces),
             complete=self.is_complete,
-            finish_reason=None if word is None else _FINISH_REASONS.get(word, word),
+            finish_reason=None if word is None else finish_reason_of(word),
             provider_finish_reason=word,
             id=message.get("id") or None,
             model=message.get("model") or None,
@@ -377,7 +383,7 @@ class MessagesSession(Session):
             doubts=self.doubts,
             extra=extra,
         )
-        return outcome if self._joiner is None else repair_surrogates_deep(outcome)
+        return outcome if self._joiner is None else repair_deep(outcome)
 
     def _tokens(self) -> Tokens:
         """Return the numbers of tokens. The API's `input_tokens` leave out what was read from or written to a cache."""

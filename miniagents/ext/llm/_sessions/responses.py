@@ -9,14 +9,15 @@ from miniagents.ext.llm._sessions.base import (
     Session,
     ToolUse,
     json_text,
+    repair_deep,
     repair_surrogates,
-    repair_surrogates_deep,
 )
-from miniagents.ext.llm._sessions.fields import Tokens, count_at
+from miniagents.ext.llm._sessions.fields import Tokens, count_at, finish_reason_of
 
-_INCOMPLETE = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
 _ARGUMENTS = {"function_call": "arguments", "custom_tool_call": "input"}
 """Fields with the arguments of calls, by the type of the item."""
+_CALLS = tuple(_ARGUMENTS)
+"""Types of the items that are calls. A tuple, because a server may send a list as the type, which has no hash."""
 _NOT_EXTRA = frozenset({"id", "model", "object", "output", "usage", "error", "instructions", "tools", "text"})
 """Fields of a response that are not copied: they have a field of their own, or repeat the request."""
 
@@ -172,7 +173,7 @@ class ResponsesSession(Session):
         elif index is not None:
             place = index
         added = self._items[place] = _Item(item, len(self._pieces))
-        if item.get("type") in _ARGUMENTS:
+        if item.get("type") in _CALLS:
             added.place = self._calls
             self._note_call(self._calls, item.get("call_id") or item.get("id"), item.get("name"))
             self._calls += 1
@@ -190,7 +191,7 @@ class ResponsesSession(Session):
         done = self._read_object(data, "item")
         item = self._find_item(data, done.get("id"))
         item.done = done or None
-        whole = repair_surrogates(_message_text(done))
+        whole = repair_surrogates(message_text(done))
         had_deltas = bool(item.deltas)
         rest = self._flush_text() if whole else ""
         if whole:
@@ -263,7 +264,7 @@ class ResponsesSession(Session):
         """Add a delta of arguments to the item of its tool call, and to the events beside the text."""
         item, piece = self._find_item(data), self._read_arguments(data.get("delta"))
         item.arguments.append(piece)
-        if item.start.get("type") in _ARGUMENTS:
+        if item.start.get("type") in _CALLS:
             self._note_call(item.place, arguments=piece)
 
     def _on_arguments_done(self, data: dict[str, Any]) -> None:
@@ -315,7 +316,7 @@ class ResponsesSession(Session):
                 known.done = item  # the event output_item.done of this item did not arrive
             elif known.done.get("id") == item.get("id"):
                 known.done = {**item, **known.done}
-        whole = repair_surrogates("".join(map(_message_text, output)))
+        whole = repair_surrogates("".join(map(message_text, output)))
         if not whole or (self._misnumbered and self._pieces):  # `_check_against_end` compares these
             return ""
         arrived = "".join(self._pieces)
@@ -331,7 +332,7 @@ class ResponsesSession(Session):
         items = [self._items[place] for place in sorted(self._items)]
         if output:
             final = [_Item(item) for item in output if isinstance(item, dict)]
-            same = repair_surrogates("".join(_message_text(item.start) for item in final)) == "".join(self._pieces)
+            same = repair_surrogates("".join(message_text(item.start) for item in final)) == "".join(self._pieces)
             same = same and [*map(_tool_call, final)] == [*map(_tool_call, items)]
             same = same and [*map(_refusal, final)] == [*map(_refusal, items)]
         else:
@@ -346,7 +347,7 @@ class ResponsesSession(Session):
         response = self._process_response(data)
         rest = self._flush_text()
         if not self._pieces and isinstance(response.get("output"), list):
-            rest += self._append_text("".join(map(_message_text, response["output"])))
+            rest += self._append_text("".join(map(message_text, response["output"])))
         self._raise_reported({"message": f"the response is {response.get('status')!r}"}, withheld=rest)
 
     def _process_response(self, data: dict[str, Any]) -> dict[str, Any]:
@@ -385,7 +386,7 @@ class ResponsesSession(Session):
             self._reject("the response has no output")
         status = data.get("status")
         if data.get("error") or status in ("failed", "cancelled"):
-            self._append_text("".join(map(_message_text, data["output"])))
+            self._append_text("".join(map(message_text, data["output"])))
             self._on_failure({"response": data})
         self._on_end({"response": data})
         for item in self._items.values():
@@ -456,7 +457,7 @@ class ResponsesSession(Session):
             doubts=self.doubts,
             extra=extra,
         )
-        return outcome if self._joiner is None else repair_surrogates_deep(outcome)
+        return outcome if self._joiner is None else repair_deep(outcome)
 
     def _finish_reason(self, has_calls: bool, refused: bool) -> tuple[str | None, str | None]:
         """Return the finish reason in the provider's word, and in the vocabulary of `Outcome.finish_reason`.
@@ -469,7 +470,7 @@ class ResponsesSession(Session):
         details = self._response.get("incomplete_details")
         if status == "incomplete":
             word = str(details.get("reason") or status) if isinstance(details, dict) else status
-            return word, _INCOMPLETE.get(word, word)
+            return word, finish_reason_of(word)
         if refused:
             return status, "refusal"
         return status, "tool_calls" if has_calls else "stop"
@@ -526,12 +527,14 @@ _REDUNDANT = (
 
 
 def _parts(item: Any) -> list[dict[str, Any]]:
-    """Return the parts of an item's content that are objects."""
+    """Return the parts of an item's content that are objects; a content that is a text is one part."""
     content = item.get("content") if isinstance(item, dict) else None
+    if isinstance(content, str):
+        return [{"type": "output_text", "text": content}]
     return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
-def _message_text(item: Any) -> str:
+def message_text(item: Any) -> str:
     """Return the text of a message item, "" for other items."""
     if not isinstance(item, dict) or item.get("type") != "message":
         return ""
@@ -550,7 +553,7 @@ def _tool_call(item: _Item) -> ToolUse | None:
     """Return the tool call of an item, None for items of other types; its final arguments replace the deltas."""
     known = {**item.start, **(item.done or {})}
     kind = known.get("type")
-    if kind not in _ARGUMENTS:
+    if kind not in _CALLS:
         return None
     final = known.get(_ARGUMENTS[kind])
     return ToolUse(
