@@ -355,7 +355,7 @@ def make_cancelled_error() -> PromiseCancelledError:
     return PromiseCancelledError("The source of this promise was stopped before its end")
 
 
-_METHODS_OF_TEXT = frozenset(name for name in dir(str) if not name.startswith("_"))
+METHODS_OF_TEXT = frozenset(name for name in dir(str) if not name.startswith("_"))
 
 
 class Spelling(NamedTuple):
@@ -386,8 +386,10 @@ class NotAwaited:
             kind, spelling = type(self).__name__, self.spelling
             if name.startswith("_"):  # not written by a user, but asked for by IPython, pickle and others
                 raise AttributeError(f"{kind!r} object has no attribute {name!r}")
-            if spelling.text is not None and name in _METHODS_OF_TEXT:
+            if spelling.text is not None and name in METHODS_OF_TEXT:
                 right = f"{spelling.text}.{name}(...)"
+            elif spelling.text is not None and name == "text":  # a message has no such field
+                right = f"{spelling.single}.content"
             else:
                 right = f"{spelling.single}.{name}"
             raise AttributeError(f"A {kind} has no {name!r}: write `{right}`, not `{spelling.promise}.{name}`")

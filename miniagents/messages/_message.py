@@ -6,6 +6,7 @@ and of agents.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from typing_extensions import TypeVar
 from miniagents._promising.freezing import ATOMS, BARE, CONSTRUCTING, freeze
 from miniagents._promising.frozen import Frozen, children_first, freeze_fields, frozen_fields, nested_frozen
 from miniagents._promising.naming import CLASS_KEY, FROZEN_CLASSES, escaped
-from miniagents._promising.promise import Spelling
+from miniagents._promising.promise import METHODS_OF_TEXT, NotAwaited, Spelling
 from miniagents._promising.streamed import KEPT_ELSEWHERE, StreamCell, StreamedPromise, start_reader
 from miniagents._promising.values import IN_PLACE, Form
 from miniagents.errors import MiniAgentsError
@@ -54,7 +55,7 @@ class Message(Frozen):
         fields: all other fields, by any name.
 
     Raises:
-        TypeError: the content is given twice, or the message is initialized again.
+        TypeError: the content is given twice, or has to be awaited, or the message is initialized again.
         pydantic.ValidationError: a field is not of the type of its annotation.
         FreezeError: a value cannot be made immutable; the text names the field.
     """
@@ -74,7 +75,7 @@ class Message(Frozen):
         if content is not None:
             if "content" in fields:
                 raise TypeError(f"{type(self).__qualname__}: content is given twice")
-            fields["content"] = content
+            fields["content"] = content if type(content) is str else _check_content(content, type(self))
         self._fields_validator.validate_python(fields, self_instance=self, context=CONSTRUCTING)
         freeze_fields(self)
 
@@ -120,6 +121,26 @@ class Message(Frozen):
         if content is None:
             return _json_of_fields(self)
         return "\n".join(text for text in map(_text_of_part, content) if text is not None)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Return an extra field; raise `AttributeError`, with the line to write for `text` and methods of a str."""
+            try:
+                extra = object.__getattribute__(self, "__pydantic_extra__")
+            except AttributeError:  # pydantic has not filled the object yet
+                extra = None
+            if extra and name in extra:
+                return extra[name]
+            kind = type(self)
+            if hasattr(kind, name):  # a property has failed, and fails again with its own error
+                return object.__getattribute__(self, name)
+            problem = f"{kind.__name__!r} object has no attribute {name!r}"
+            if name == "text":
+                problem += ": write `message.content` or `str(message)`, not `message.text`"
+            elif name in METHODS_OF_TEXT:
+                problem += f": write `str(message).{name}(...)`, not `message.{name}`"
+            raise AttributeError(problem)
 
     def __contains__(self, item: object) -> NoReturn:
         """Raise `TypeError`, with the line to write: pydantic would look among pairs of a name and a value."""
@@ -169,6 +190,33 @@ M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
 """A class of messages."""
 
 FROZEN_CLASSES.unknown = Message  # a dump whose class is not known becomes a plain message
+
+
+def _check_content(content: Any, kind: type) -> Any:
+    """Return the content of a new message of the class `kind`, unless it has to be awaited, or is a message itself.
+
+    Close a coroutine, which is never awaited.
+
+    Raises:
+        TypeError: the content is a promise, an awaitable or a message.
+    """
+    if isinstance(content, (str, list, tuple)):
+        return content
+    if isinstance(content, NotAwaited):
+        wrong, right = content.spelling.promise, content.spelling.text or content.spelling.whole
+    elif isinstance(content, Message):
+        wrong, right = "message", "message.content"
+    elif inspect.isawaitable(content):
+        if inspect.iscoroutine(content):
+            content.close()  # or Python would warn that it was never awaited, too
+        wrong, right = "coroutine", "await coroutine"
+    else:
+        return content
+    name = kind.__name__
+    raise TypeError(
+        f"The content of a message is a text or a list of parts, no {type(content).__name__}: write `{name}({right})`, "
+        f"not `{name}({wrong})`"
+    )
 
 
 def _is_message(value: Any) -> bool:

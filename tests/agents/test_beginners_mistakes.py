@@ -72,6 +72,12 @@ WRONG_LINES: dict[str, tuple[Callable[[Given], Any], type[Exception], str, str]]
         "`await agent`",
         "`await agent.trigger(...)`",
     ),
+    "text of a promise": (
+        lambda given: given.promise.text,  # type: ignore[attr-defined]
+        AttributeError,
+        "`promise.text`",
+        "`(await promise).content`",
+    ),
     "for over replies": (
         lambda given: [reply for reply in given.replies],  # type: ignore[attr-defined]  # noqa: C416
         TypeError,

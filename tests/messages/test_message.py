@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from typing import TYPE_CHECKING, Any, assert_type
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, assert_type
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
+from miniagents import MessageSequencePromise, MiniAgents
 from miniagents._promising.freezing import FrozenDict
 from miniagents.errors import FreezeError
 from miniagents.messages import (
@@ -358,3 +360,63 @@ def test_class_parameters_of_an_answer_are_for_type_checkers_only() -> None:
         answer: AssistantMessage[int]
 
     assert Holder.model_validate_json(Holder(answer=message).model_dump_json()).answer == message
+
+
+# --- mistakes with messages
+
+
+@pytest.mark.parametrize("kind", [Message, UserMessage, AssistantMessage, Scored])
+@pytest.mark.parametrize("name", ["text", "split", "strip", "lower", "replace", "startswith", "splitlines", "encode"])
+def test_attribute_of_a_text_says_how_to_get_the_text(kind: Any, name: str) -> None:
+    """An attribute that only a str has, and `text`, are an `AttributeError` with the line to write."""
+    with pytest.raises(AttributeError) as raised:
+        getattr(kind("Hi"), name)
+    right = "`message.content` or `str(message)`" if name == "text" else f"`str(message).{name}(...)`"
+    assert right in str(raised.value)
+
+
+def test_other_attributes_of_a_message_are_as_before() -> None:
+    """Fields have the names of texts, too; other missing names have a plain error, and a property its own."""
+
+    class Sized(Message):
+        """Message with a property."""
+
+        @property
+        def width(self) -> int:
+            """Fail for another attribute that is missing."""
+            return int(self.no_such_field)
+
+        @property
+        def title(self) -> str:
+            """Fail in the same way, under the name of a method of texts."""
+            return str(self.no_such_field)
+
+    message = Message("Hi", text="other", split=3)
+    assert (message.text, message.split) == ("other", 3)
+    for name in ("no_such_field", "width", "title"):
+        with pytest.raises(AttributeError, match=r"^'Sized' object has no attribute 'no_such_field'$"):
+            getattr(Sized("Hi"), name)
+    assert not hasattr(Message("Hi"), "split")
+    assert not hasattr(Message.__new__(Message), "split")
+    assert copy.deepcopy(pickle.loads(pickle.dumps(message))) == message
+
+
+@pytest.mark.parametrize("kind", [Message, UserMessage, SystemMessage, AssistantMessage])
+async def test_content_that_is_not_awaited_says_what_to_write(kind: Any) -> None:
+    """A promise, a coroutine or a message as the content is a `TypeError` with the line to write."""
+
+    async def text() -> str:
+        """Return a text."""
+        return "Hi"
+
+    name = kind.__name__
+    async with MiniAgents():
+        for content, right in (
+            (Message.promise("Hi"), f"`{name}(str(await promise))`"),
+            (MessageSequencePromise.of_items(["Hi"]), f"`{name}(str(await replies.last))`"),
+            (text(), f"`{name}(await coroutine)`"),
+            (Message("Hi"), f"`{name}(message.content)`"),
+        ):
+            with pytest.raises(TypeError) as raised:
+                kind(content)
+            assert right in str(raised.value)
