@@ -35,6 +35,15 @@ _AgentFunction = Callable[Concatenate[InteractionContext, P], Awaitable[Any]]
 _CAPITALIZED_WORD_START = re.compile(r"(?<=[^\W_])(?=[A-Z][a-z])")
 
 
+_METHODS_THAT_CALL = frozenset(
+    {
+        *("acall", "achat", "ainvoke", "arun", "ask", "astream", "call", "chat", "execute", "generate", "invoke"),
+        *("kickoff", "predict", "run", "run_async", "run_stream", "run_sync", "send", "stream"),
+    }
+)
+"""Names that other frameworks give to the method that calls an agent."""
+
+
 class MiniAgent(Generic[P, M_co]):
     """An agent: `trigger` sends it messages and returns at once with the promise of its replies.
 
@@ -85,6 +94,16 @@ class MiniAgent(Generic[P, M_co]):
         def __call__(self, *args: object, **kwargs: object) -> NoReturn:
             """Raise `TypeError`: write `agent.trigger(...)`, not `agent(...)`."""
             raise TypeError(f"{self.alias} is an agent, no function: write `agent.trigger(...)`, not `agent(...)`")
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Raise `AttributeError`, with the line to write in place of the methods of other frameworks' agents."""
+            problem = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in _METHODS_THAT_CALL:
+                problem += (
+                    ": write `await agent.trigger(...)`, or outside of a run `MiniAgents().run_agent(agent, ...)`, "
+                    f"not `agent.{name}(...)`"
+                )
+            raise AttributeError(problem)
 
         def __await__(self) -> NoReturn:
             """Raise `TypeError`: write `await agent.trigger(...)`, not `await agent`."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents._agents.agent import MiniAgent, check_timeout
 from miniagents.acting._functions import parameters_of, run_function, stream_replies, text_parameter
+from miniagents.messages import MessageSequencePromise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -220,7 +221,9 @@ def tool(
     if isinstance(function_or_agent, MiniAgent):
         return AgentTool(function_or_agent, name=name, description=description, timeout=timeout, approve=approve)
     if not callable(function_or_agent):
-        raise TypeError(f"a tool must be a function or an agent, not {function_or_agent!r:.100}")
+        raise TypeError(
+            f"a tool must be a function or an agent, not {function_or_agent!r:.100}{_say_if_called(function_or_agent)}"
+        )
     return FunctionTool(function_or_agent, name=name, description=description, timeout=timeout, approve=approve)
 
 
@@ -333,6 +336,18 @@ def _check_approver(name: str, agent: object) -> None:
         agent.check_arguments(agent.kwargs)
     except TypeError as error:
         raise TypeError(f"tool {name!r}: approve must be an agent that needs no arguments. {error}") from None
+
+
+def _say_if_called(result: Any) -> str:
+    """Return what to write in place of the result of a call; "" for other objects. Close a coroutine."""
+    if isinstance(result, MessageSequencePromise):
+        return ": write `agent`, not `agent.trigger(...)`"
+    if not (inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result)):
+        return ""
+    if inspect.iscoroutine(result):
+        result.close()  # or Python would warn that it was never awaited, too
+    name = getattr(result, "__name__", "function")
+    return f": write `{name}`, not `{name}(...)`"
 
 
 def _without_partial(function: Any) -> Any:

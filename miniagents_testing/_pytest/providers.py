@@ -7,7 +7,7 @@ plugin, or for all tests of a project that sets it in its ini.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
@@ -34,7 +34,7 @@ def scripted_llm(request: pytest.FixtureRequest) -> Callable[..., ScriptedLLM]:
     def make(*args: Any, **kwargs: Any) -> ScriptedLLM:
         return enter_until_test_ends(request.node, _checked_for_unused_steps(ScriptedLLM(*args, **kwargs)))
 
-    return make
+    return _FunctionOfSteps("scripted_llm", make)
 
 
 @pytest.fixture
@@ -54,7 +54,30 @@ def provider_server(request: pytest.FixtureRequest) -> Callable[..., ProviderSer
         enter_until_test_ends(request.node, _checked_for_unused_steps(server.llm))
         return server
 
-    return make
+    return _FunctionOfSteps("provider_server", make)
+
+
+class _FunctionOfSteps:
+    """Function of a fixture that gets a script; the error for an attribute says to call it first.
+
+    Args:
+        fixture: name of the fixture.
+        make: the function.
+    """
+
+    def __init__(self, fixture: str, make: Callable[..., Any]) -> None:
+        self._fixture = fixture
+        self._make = make
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._make(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Raise `AttributeError`, with the line to write for an attribute of what the function returns."""
+        raise AttributeError(
+            f"the fixture {self._fixture} is a function: call it with the steps first, "
+            f"`{self._fixture}([...]).{name}`, not `{self._fixture}.{name}`"
+        )
 
 
 @contextmanager

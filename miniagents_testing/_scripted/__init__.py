@@ -125,6 +125,10 @@ _MAX_LISTED = 10
 """Maximum number of steps, and of calls, that an error message lists."""
 
 
+_UNREAD = "If its agent was triggered, the replies were not read: write `await agent.trigger(...)`"
+"""Advice for a model that was never called: an agent whose replies are dropped unread sends no request."""
+
+
 class ScriptedLLM:
     """A model that answers from a script, for any number of agents and clients. Each call takes the next step.
 
@@ -168,7 +172,7 @@ class ScriptedLLM:
             ScriptError: there was no call yet.
         """
         if not self._calls:
-            raise ScriptError("the scripted model was not called yet, so that there is no last call")
+            raise ScriptError(f"the scripted model was not called yet, so that there is no last call. {_UNREAD}")
         return self._calls[-1]
 
     def assert_complete(self) -> None:
@@ -186,6 +190,8 @@ class ScriptedLLM:
         unused = counted(steps - used, "step was", "steps were")
         left = [f"step {number}: {item!r}" for number, item in enumerate(self._items[used:], used + 1)]
         lines = [f"{unused} not used: the model was called {counted(used, 'time')}", *first_lines(left, _MAX_LISTED)]
+        if not used:
+            lines.append(f"  {_UNREAD}")
         lines += [f"  {call}" for call in self._calls[-_MAX_LISTED:]]
         raise UnconsumedStepsError("\n".join(lines))
 

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, Optional
 import pytest
 from pydantic import BaseModel, Field
 
-from miniagents import InteractionContext, MiniAgent, Tool, ToolError, handoff, miniagent, tool
+from miniagents import InteractionContext, MiniAgent, MiniAgents, Tool, ToolError, handoff, miniagent, tool
 from miniagents.acting._tool import Toolset
 from miniagents.ext.llm.anthropic import create_anthropic_agent
 from miniagents.ext.llm.openai import create_openai_agent
+from miniagents_testing import create_scripted_agent
 
 
 class Color(enum.Enum):
@@ -274,6 +275,26 @@ def _of_class(database: Database) -> None:
 
 
 def _undescribed(number: int) -> None: ...
+
+
+async def _pieces(city: str) -> Any:
+    """Yield the weather of a city."""
+    yield city
+
+
+@pytest.mark.parametrize("give", [tool, lambda call: create_openai_agent("m", tools=[call])], ids=["tool", "tools"])
+def test_call_in_place_of_a_tool_says_what_to_write(give: Any) -> None:
+    """A coroutine or a generator as a tool is a `TypeError` that names the function, and leaves no warning."""
+    for call, name in ((get_weather("Rome"), "get_weather"), (_pieces("Rome"), "_pieces")):
+        with pytest.raises(TypeError, match=rf"write `{name}`, not `{name}\(...\)`"):
+            give(call)
+
+
+async def test_replies_in_place_of_a_tool_say_what_to_write() -> None:
+    """The promise of an agent's replies as a tool is a `TypeError` that says to give the agent."""
+    async with MiniAgents():
+        with pytest.raises(TypeError, match=r"write `agent`, not `agent.trigger\(...\)`"):
+            create_openai_agent("m", tools=[create_scripted_agent("Hi").trigger("Hi")])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pickle
 import pprint
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,6 +73,26 @@ WRONG_LINES: dict[str, tuple[Callable[[Given], Any], type[Exception], str, str]]
         "`await agent`",
         "`await agent.trigger(...)`",
     ),
+    **{
+        f"{method} of an agent": (
+            partial(lambda method, given: getattr(echo, method)("Hi"), method),
+            AttributeError,
+            f"`agent.{method}(...)`",
+            "`await agent.trigger(...)`",
+        )
+        for method in (
+            "run",
+            "run_sync",
+            "run_stream",
+            "arun",
+            "invoke",
+            "ainvoke",
+            "stream",
+            "astream",
+            "chat",
+            "send",
+        )
+    },
     "text of a promise": (
         lambda given: given.promise.text,  # type: ignore[attr-defined]
         AttributeError,

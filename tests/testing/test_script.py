@@ -235,6 +235,17 @@ def test_last_call_raises_an_error_before_the_first_call() -> None:
         llm.assert_complete()
 
 
+async def test_error_of_a_model_that_was_never_called_says_that_replies_are_unread() -> None:
+    """If a program drops the replies of `trigger`, the errors about the missing call say to await them."""
+    llm = ScriptedLLM(["Hello"])
+    async with MiniAgents():
+        llm.agent().trigger("Hi")
+    with pytest.raises(ScriptError, match=r"replies were not read: write `await agent.trigger\(...\)`"):
+        _ = llm.last_call
+    with pytest.raises(UnconsumedStepsError, match=r"replies were not read: write `await agent.trigger\(...\)`"):
+        llm.assert_complete()
+
+
 def test_assert_complete_raises_an_unexpected_call_error_of_a_function_again() -> None:
     """`assert_complete` raises an `UnexpectedCallError` of a function again, even if the app caught it."""
 

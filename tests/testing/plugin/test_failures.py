@@ -204,6 +204,7 @@ def test_interactions():
     assert steps[1:] == [
         "UnconsumedStepsError: 1 step was not used: the model was called 0 times",
         "  step 1: Step('never said')",
+        "  If its agent was triggered, the replies were not read: write `await agent.trigger(...)`",
     ]
     assert interactions[1:4] == [
         "UnplayedError: 2 interactions were not played (team.yaml)",

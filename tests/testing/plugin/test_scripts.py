@@ -67,6 +67,28 @@ def test_fails(scripted_llm):
     assert result.stdout.str().count("\nUnconsumedStepsError: 1 step was not used: ") == 2
 
 
+def test_fixture_that_is_not_called_says_to_call_it(project: Project) -> None:
+    """An attribute of a model or a server that is taken from the fixture itself is an error with the line to write."""
+    result = project(
+        """
+import pytest
+
+@pytest.mark.parametrize("name", ["agent", "openai_client", "calls"])
+def test_model(scripted_llm, name):
+    with pytest.raises(AttributeError) as raised:
+        getattr(scripted_llm, name)
+    assert f"`scripted_llm([...]).{name}`, not `scripted_llm.{name}`" in str(raised.value)
+
+def test_server(provider_server):
+    with pytest.raises(AttributeError) as raised:
+        provider_server.openai_base_url
+    assert "`provider_server([...]).openai_base_url`" in str(raised.value)
+    assert not hasattr(provider_server, "no_such_name")
+"""
+    )
+    result.assert_outcomes(passed=4)
+
+
 def test_test_fails_when_the_application_catches_an_unexpected_call(project: Project) -> None:
     """A test fails when the application catches the error of a call for which the script has no step."""
     result = project(
