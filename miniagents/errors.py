@@ -53,12 +53,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from functools import cache
+from dataclasses import fields
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeGuard, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+_T = TypeVar("_T")
 
 __all__ = [
     "AppenderClosedError",
@@ -117,6 +120,31 @@ DISTRIBUTION: Final = "/path/to/clone"
 
 Each line of errors and docs that installs MiniAgents has this name.
 """
+
+
+def unknown_argument_error(function: str, name: str, known: Iterable[str]) -> TypeError:
+    """Return the error for an argument that a function does not take, with the nearest of the known names."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    near = get_close_matches(name, names, 1)
+    meant = f", did you mean {near[0]!r}?" if near else ":"
+    return TypeError(f"{function}() takes no argument {name!r}{meant} Its arguments are {', '.join(names)}")
+
+
+def names_its_arguments(kind: type[_T]) -> type[_T]:
+    """Let a dataclass say the nearest and all of its names in the error for an unknown argument; a decorator."""
+    init: Any = kind.__init__
+    known = frozenset(field.name for field in fields(cast("Any", kind)) if field.init)
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not kwargs.keys() <= known:
+            raise unknown_argument_error(kind.__name__, min(kwargs.keys() - known), known)
+        init(self, *args, **kwargs)
+
+    kind.__init__ = checked  # type: ignore[method-assign]  # what the decorator is for
+    return kind
 
 
 def install_line(*extras: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Never, NoReturn, TypeVar
 
 from miniagents._agents.agent import MiniAgent, miniagent, raise_for_several_messages
@@ -12,6 +11,7 @@ from miniagents._agents.interaction import AgentCall, AgentsContext, Interaction
 from miniagents._agents.persistence import MessagePersister, PersistHandler
 from miniagents._agents.running import Runner, catch_signal
 from miniagents._promising.context import PromisingContext
+from miniagents.errors import unknown_argument_error
 from miniagents.messages import Message, MessageSequencePromise
 from miniagents.observing import check_observers, observers_of_run
 
@@ -64,7 +64,8 @@ class MiniAgents(AgentsContext):
         **options: Any,
     ) -> None:
         if not options.keys() <= _OPTIONS:
-            _refuse_arguments(options.keys() - _OPTIONS)
+            known = {*(MiniAgents.__init__.__kwdefaults__ or ()), *_OPTIONS}
+            raise unknown_argument_error("MiniAgents", min(options.keys() - _OPTIONS), known)
         super().__init__(errors_as_messages=errors_as_messages, limits=limits, price=price, **options)
         self._given_observers = check_observers(observers)
         self.stream_llm_tokens_by_default = stream_llm_tokens_by_default
@@ -227,16 +228,6 @@ def _check_awaitable(awaitable: Any) -> None:
 
 _OPTIONS = frozenset(PromisingContext.__init__.__kwdefaults__ or ())
 """Names of the options of `MiniAgents`."""
-
-
-def _refuse_arguments(unknown: Iterable[str]) -> NoReturn:
-    """Raise `TypeError` for the first of the unknown arguments of `MiniAgents`, with the nearest of the known names."""
-    name, known = min(unknown), {*(MiniAgents.__init__.__kwdefaults__ or ()), *_OPTIONS}
-    nearest = get_close_matches(name, known, 1)
-    meant = f", did you mean {nearest[0]!r}?" if nearest else ""
-    raise TypeError(
-        f"MiniAgents() takes no argument {name!r}{meant or ':'} Its arguments are {', '.join(sorted(known))}"
-    )
 
 
 def _check_no_running_loop(awaitable: Awaitable[Any] | None) -> None:

@@ -28,6 +28,7 @@ from pydantic_core import to_jsonable_python
 from miniagents import Frozen, FrozenDict
 from miniagents._promising.freezing import BARE, short_repr
 from miniagents.acting._output import OUTPUT_TOOL
+from miniagents.errors import names_its_arguments
 from miniagents.messages import AssistantMessage, Message, ToolCall, ToolMessage, Usage, UserMessage
 from miniagents_testing._streams import ResponseStream
 from miniagents_testing._words import counted
@@ -216,6 +217,7 @@ Then = Literal["truncate", "reset", "stall", "hold"] | float
 """Event in the middle of an answer, other than a `Failure`; see `Step`."""
 
 
+@names_its_arguments
 @dataclass(frozen=True, slots=True, repr=False)
 class Failure:
     """Error that the provider reports: a response with an error status, or an error event within a stream.
@@ -277,6 +279,7 @@ class Deltas(NamedTuple):
         return len(self.reasoning) + len(self.text) + len(self.refusal) + arguments
 
 
+@names_its_arguments
 @dataclass(frozen=True, slots=True, repr=False)
 class Step:
     """Answer to one call.

@@ -18,7 +18,13 @@ from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from miniagents.errors import LimitExceededError, PriceUnknownError, UsageUnknownError, install_line
+from miniagents.errors import (
+    LimitExceededError,
+    PriceUnknownError,
+    UsageUnknownError,
+    install_line,
+    names_its_arguments,
+)
 from miniagents.messages import Usage
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ Price = Callable[[str, Usage], float | None]
 """Function that returns what a request costs; it gets the name of the model and the usage. None: it is unknown."""
 
 
+@names_its_arguments
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Limits of a run, or of one call of an agent with all that it calls; None for no limit.

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import dataclasses
+import inspect
 import pickle
 import pprint
 import re
@@ -22,6 +24,7 @@ from common import echo
 from miniagents import (
     AgentCall,
     InteractionContext,
+    Limits,
     Message,
     MessagePromise,
     MessageSequencePromise,
@@ -31,6 +34,8 @@ from miniagents import (
     miniagent,
 )
 from miniagents.errors import AppenderClosedError, CopyError
+from miniagents.ext.llm.openai import Retry
+from miniagents_testing import Failure, Step
 
 
 class Given:
@@ -504,3 +509,37 @@ async def test_several_messages_are_one_argument() -> None:
                 call("a", "b")
     with pytest.raises(TypeError, match=re.escape("write `run_agent(agent, [first, second])`")):
         MiniAgents().run_agent(echo, "a", "b")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "nearest"),
+    [
+        (Limits, "costs", "cost"),
+        (Limits, "request", "requests"),
+        (Limits, "max_output_tokens", "output_tokens"),
+        (Retry, "attempt", "attempts"),
+        (Step, "tool_call", "tool_calls"),
+        (Step, "delay", None),
+        (Failure, "header", "headers"),
+    ],
+)
+def test_unknown_argument_of_an_object_names_the_nearest_one(kind: Any, name: str, nearest: str | None) -> None:
+    """An argument that limits, policies and steps of scripts do not take is a `TypeError` with the nearest name."""
+    with pytest.raises(TypeError) as raised:
+        kind(**{name: 1})
+    said = f"{kind.__name__}() takes no argument {name!r}"
+    assert str(raised.value).startswith(said + (":" if nearest is None else f", did you mean {nearest!r}?"))
+    for field in dataclasses.fields(kind):
+        assert (field.name in str(raised.value).partition("Its arguments are ")[2]) == field.init
+
+
+def test_objects_that_name_their_arguments_stay_dataclasses() -> None:
+    """The objects keep their signatures, are copied, replaced and pickled, and refuse values as before."""
+    assert list(inspect.signature(Limits).parameters) == ["requests", "input_tokens", "output_tokens", "cost"]
+    assert next(iter(inspect.signature(Step).parameters)) == "text"
+    limits = Limits(cost=1)
+    assert dataclasses.replace(limits, requests=2) == Limits(cost=1, requests=2)
+    assert pickle.loads(pickle.dumps(limits)) == copy.deepcopy(limits) == limits
+    assert Step("Hi", gap=1).gap == 1
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'status'"):
+        Failure()  # type: ignore[call-arg]

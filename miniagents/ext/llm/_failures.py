@@ -24,6 +24,7 @@ from miniagents.errors import (
     StreamDecodeError,
     StreamStalledError,
     describe_error,
+    names_its_arguments,
 )
 from miniagents.ext.llm._sessions.base import error_from_payload
 
@@ -158,6 +159,7 @@ def _is_network_error(error: BaseException) -> bool:
     )
 
 
+@names_its_arguments
 @dataclass(frozen=True, slots=True)
 class Retry:
     """Policy for sending a failed request again.
