@@ -175,11 +175,13 @@ The constructors also have `provider`, a parameter of OpenRouter, and `workspace
 _CLIENT_ARGUMENTS = {name for clients in _CLIENTS.values() for names in clients.values() for name in names}
 _CLIENT_ARGUMENTS.add("async_client")  # so that a misspelling of it is refused
 _ENDS_OF_CLIENT_ARGUMENTS = (
-    *("accesskey", "accesstoken", "apibase", "apikey", "apitoken", "apiurl", "authtoken", "authorization", "baseurl"),
-    *("bearertoken", "client", "clientsecret", "endpoint", "endpointurl", "organization", "password", "proxies"),
-    *("proxy", "secretkey", "serverurl"),
+    *("accesskey", "accesstoken", "anthropickey", "apibase", "apikey", "apisecret", "apitoken", "apiurl"),
+    *("apiversion", "authorization", "authtoken", "baseurl", "bearertoken", "client", "clientsecret", "endpoint"),
+    *("endpointurl", "openaikey", "organization", "password", "proxies", "proxy", "secretkey", "serverurl"),
 )
 """Ends of the names that other libraries have for an address, a key or a connection, in lower case without `_`."""
+_SHORT_CLIENT_ARGUMENTS = frozenset({"host", "key", "secret", "token", "url"})
+"""Names of the same meaning that may be the end of a parameter's name."""
 
 _NO_PARAMETERS = {
     "write `system=...`": (
@@ -331,7 +333,8 @@ def _say_client(name: str, module: str) -> str:
 
 def _is_of_client(name: str) -> bool:
     """Return True for an argument of a client, also with one letter wrong, or under another library's name for it."""
-    if name in _CLIENT_ARGUMENTS or name.lower().replace("_", "").endswith(_ENDS_OF_CLIENT_ARGUMENTS):
+    plain = name.lower().replace("_", "")
+    if name in _CLIENT_ARGUMENTS or plain in _SHORT_CLIENT_ARGUMENTS or plain.endswith(_ENDS_OF_CLIENT_ARGUMENTS):
         return True
     return any(_is_misspelled(name, known) for known in _CLIENT_ARGUMENTS)
 

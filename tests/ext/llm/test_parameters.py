@@ -117,6 +117,10 @@ async def test_misspelled_parameter_of_a_fork_or_a_call_is_warned_of(
         "n_ctx",
         "provider",
         "safe_prompt",
+        "stop_token",
+        "cache_key",
+        "tokens",
+        "image_url",
     ],
 )
 def test_parameter_of_another_server_is_not_warned_of(
@@ -270,6 +274,7 @@ async def test_answer_with_another_role_is_a_message_of_the_user_for_the_next_mo
         *("base_url", "api_key", "auth_token", "organization", "project", "default_headers", "default_query"),
         *("http_client", "client", "azure_endpoint", "api_version", "azure_ad_token", "aws_region", "region"),
         *("openai_api_key", "ANTHROPIC_API_KEY", "apiKey", "baseURL", "api_base", "openai_api_base", "openai_client"),
+        *("token", "key", "url", "host", "openai_key", "openai_api_version", "API_TOKEN"),
         *("api_kye", "base_ur", "async_clinet", "asyncclient", "endpoint", "anthropic_api_url", "azure_openai_api_key"),
     ],
 )
