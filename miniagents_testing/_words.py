@@ -6,7 +6,6 @@ Each plural of a counted noun in a message is made by `counted`.
 from __future__ import annotations
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +47,8 @@ def similar_paths(path: str | os.PathLike[str]) -> str:
     given = Path(path)
     if not given.parent.is_dir():
         return ""
+    from difflib import get_close_matches  # the pytest plugin is loaded in many projects that never miss a file
+
     names = [each.name for each in given.parent.iterdir()]
     near = get_close_matches(given.name, names, n=3, cutoff=0.8)
     return f"did you mean {' or '.join(short_path(given.with_name(each)) for each in near)}?" if near else ""
