@@ -60,7 +60,6 @@ _FAILED_STREAMS = {
     "error in the stream": "error in the stream",
 }
 """Failures of streams with a status of success, by the word for their ending in a `Reading`."""
-_EVENT_OF_MODEL = re.compile(rb"^data: ?\{", re.MULTILINE)
 
 
 def failure_of(interaction: Interaction) -> str:
@@ -77,11 +76,13 @@ def failure_of(interaction: Interaction) -> str:
         return f"status {response.status}"
     if "event-stream" not in "".join(response.headers.get("content-type", ())):
         return ""
-    if response.body and not _EVENT_OF_MODEL.search(response.body):
-        return ""
-    from miniagents_testing._reading import read_interaction  # it needs the decoders, which a replay seldom does
+    from miniagents_testing._reading import read_interaction  # it loads the decoders, which a replay seldom needs
 
-    return _FAILED_STREAMS.get(read_interaction(interaction).ending.word, "")
+    reading = read_interaction(interaction)
+    word, outcome = reading.ending.word, reading.outcome
+    if word == "cut off" and response.body and not (outcome and outcome.model) and not reading.pieces:
+        return ""  # no event of it is one of a model, whatever its path
+    return _FAILED_STREAMS.get(word, "")
 
 
 def is_text(body: bytes) -> bool:

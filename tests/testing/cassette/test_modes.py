@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -208,13 +209,28 @@ async def test_stream_without_its_end_is_a_failure_that_a_failed_block_does_not_
     assert [each.response.body for each in load(kit.path)] == [b"".join(whole)]
 
 
-async def test_stream_of_no_known_api_needs_no_end(kit: Kit) -> None:
+@pytest.mark.parametrize("path", ["ask", "messages"])
+def test_stream_of_no_known_api_needs_no_end(kit: Kit, path: str) -> None:
     """The stream of an API that is not known is no failure, because no event of it says that it is whole."""
     network = kit.network(kit.Reply([b'data: {"text": "Hi"}\n\n']))
     with pytest.raises(ZeroDivisionError), kit.cassette("once"):
-        httpx2.Client(transport=network).post("https://api.example.com/v1/ask")
+        httpx2.Client(transport=network).post(f"https://api.example.com/v1/{path}")
         raise ZeroDivisionError
     assert len(load(kit.path)) == 1
+
+
+@pytest.mark.parametrize("form", ["line ends", "gzip"])
+def test_cut_stream_is_a_failure_in_any_spelling(kit: Kit, form: str) -> None:
+    """A cut stream with other line ends, or one that came compressed, is a failure, too."""
+    body = b"".join(kit.STREAMS["messages", "text"][:4])
+    reply = kit.Reply([body.replace(b"\n", b"\r") if form == "line ends" else gzip.compress(body)])
+    if form == "gzip":
+        reply.headers = {**reply.headers, "content-encoding": "gzip"}
+    with pytest.raises(ZeroDivisionError) as caught, kit.cassette("once"):
+        httpx2.Client(transport=kit.network(reply)).post("https://api.anthropic.com/v1/messages")
+        raise ZeroDivisionError
+    assert _CUT in "".join(caught.value.__notes__)
+    assert not kit.path.exists()
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])

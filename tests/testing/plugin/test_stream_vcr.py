@@ -571,7 +571,10 @@ def test_cut_stream_in_a_cassette_is_named_below_a_failed_test(
 ) -> None:
     """The report of a failed test says once that its cassette has a cut stream, and how to record it again."""
     uri = "https://api.openai.com/v1/chat/completions"
-    write(pytester.path / "cassettes" / "test_it" / "test_it.yaml", entry('data: {"choices": []}\n\n', uri=uri))
+    write(
+        pytester.path / "cassettes" / "test_it" / "test_it.yaml",
+        entry('data: {"model": "m", "choices": []}\n\n', uri=uri),
+    )
     source = f"{HELPERS}\n@pytest.mark.vcr\ndef test_it():\n    assert 'DONE' in text(url={uri!r})\n"
     text = "\n".join(project(source, ini=ini).outlines)
     assert text.count("1 recorded failure was played from ") == 1
