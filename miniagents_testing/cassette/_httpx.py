@@ -202,7 +202,7 @@ class Family:
         """Return a response of the library with status and headers of a playback, whose body it plays."""
         return self.module.Response(
             playback.response.status,
-            headers=playback.headers,
+            headers=[(name.encode(), line_of(value)) for name, value in playback.headers],
             stream=self._played(playback),
             extensions={
                 "reason_phrase": line_of(playback.response.reason),
@@ -212,7 +212,8 @@ class Family:
 
     def _response_with(self, response: Any, source: Any, slot: Slot) -> Any:
         """Record the head of a live response, and return a response that records the body while it is read."""
-        slot.headers_arrived(response.status_code, response.reason_phrase, response.headers.multi_items())
+        headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.raw]
+        slot.headers_arrived(response.status_code, response.reason_phrase, headers)
         return self.module.Response(
             response.status_code,
             headers=response.headers,

@@ -270,16 +270,17 @@ async def _ask(client: str, url: str) -> str:
 CLIENTS = [f"{name} {how}" for name in ("httpx2", "httpx", "openai", "anthropic") for how in ("sync", "async")]
 
 
-def _reason_of(client: str, url: str) -> str:
-    """Return the reason phrase of the answer that a client of this name gets."""
+def _head_of(client: str, url: str) -> tuple[str, str]:
+    """Return the reason phrase and the header `x-note` of the answer that a client of this name gets."""
 
-    async def of_async_httpx(library: Any) -> str:
+    async def of_async_httpx(library: Any) -> tuple[str, str]:
         async with library.AsyncClient() as session:
-            return str((await session.get(url)).reason_phrase)
+            response = await session.get(url)
+        return response.reason_phrase, response.headers["x-note"]
 
-    async def of_aiohttp(library: Any) -> str:
+    async def of_aiohttp(library: Any) -> tuple[str, str]:
         async with library.ClientSession() as session, session.get(url) as response:
-            return str(response.reason)
+            return response.reason, response.headers["x-note"]
 
     name, _, kind = client.partition(" ")
     library = pytest.importorskip(name)
@@ -288,27 +289,31 @@ def _reason_of(client: str, url: str) -> str:
     if kind == "async":
         return asyncio.run(of_async_httpx(library))
     if name in ("httpx", "httpx2"):
-        return str(library.get(url).reason_phrase)
+        response = library.get(url)
+        return response.reason_phrase, response.headers["x-note"]
     if name == "urllib.request":
         with library.urlopen(url) as response:
-            return str(response.reason)
+            return response.reason, response.headers["x-note"]
     if name == "urllib3":
         with library.PoolManager() as pool:
-            return str(pool.request("GET", url).reason)
-    with library.get(url) as response:
-        return str(response.reason)
+            response = pool.request("GET", url)
+    else:
+        response = library.get(url)
+    return response.reason, response.headers["x-note"]
 
 
-@pytest.mark.parametrize("reason", [b"caf\xe9", b"caf\xc3\xa9", b"\xff\xa0", b"Good   one", b""])
+@pytest.mark.parametrize("text", [b"caf\xe9", b"caf\xc3\xa9", b"\xff\xa0", b"Good   one", b""])
 @pytest.mark.parametrize(
     "client", ["httpx2", "httpx2 async", "httpx", "httpx async", "aiohttp", "urllib.request", "urllib3", "requests"]
 )
-def test_reason_phrase_is_the_same_live_recorded_and_played(client: str, reason: bytes, tmp_path: Path) -> None:
-    """Each client decodes a reason phrase with any bytes in a replay as it does live and while it is recorded."""
+def test_reason_and_header_are_the_same_live_recorded_and_played(client: str, text: bytes, tmp_path: Path) -> None:
+    """Each client decodes a reason phrase and a header of any bytes in a replay as it does live and recorded."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.wfile.write(b"HTTP/1.1 200 %b\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok" % reason)
+            self.wfile.write(
+                b"HTTP/1.1 200 %b\r\nx-note: %b\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok" % (text, text)
+            )
 
         def log_message(self, *_: Any) -> None:
             """Print nothing."""
@@ -318,14 +323,14 @@ def test_reason_phrase_is_the_same_live_recorded_and_played(client: str, reason:
         thread.start()
         try:
             url = f"http://127.0.0.1:{server.server_port}/"
-            live = _reason_of(client, url)
+            live = _head_of(client, url)
             with use_cassette(tmp_path / "c.yaml", record_mode="once"):
-                assert _reason_of(client, url) == live
+                assert _head_of(client, url) == live
         finally:
             server.shutdown()
             thread.join()
     with use_cassette(tmp_path / "c.yaml"):
-        assert _reason_of(client, url) == live
+        assert _head_of(client, url) == live
 
 
 @pytest.mark.parametrize("to", ["relative", "absolute", "another host"])
