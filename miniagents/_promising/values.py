@@ -607,7 +607,12 @@ _PATHS: Final[dict[str, type[PurePath]]] = {
 
 
 def _load_path(content: Any) -> PurePath:
-    """Return the path of an array `[class name, text]`; raise an error for other contents or an unknown class."""
+    """Return the path of an array `[class name, text]`; raise an error for other contents or an unknown class.
+
+    The text has a tag if its bytes are not UTF-8.
+    """
+    if isinstance(content, (list, tuple)):
+        content = [_load_text(part["$text"]) if isinstance(part, Mapping) else part for part in content]
     kind, path = _expect_strings(content, 2)
     return _PATHS[kind](path)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import json
 import sys
 import threading
 from collections.abc import AsyncIterable, Iterator
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NotRequired, Param
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 from typing_extensions import TypedDict
 
 from miniagents._promising.freezing import BARE
@@ -280,7 +281,12 @@ def text_of(value: Any) -> str:
     if isinstance(value, (str, Message)):
         return str(value)
     _check_awaited(value)
-    return to_json(value, context=BARE, fallback=_refuse).decode()
+    try:
+        return to_json(value, context=BARE, fallback=_refuse).decode()
+    except PydanticSerializationError:
+        # a text with a lone surrogate, such as a file name that is not UTF-8, for which JSON has an escape
+        plain = to_jsonable_python(value, context=BARE, fallback=_refuse)
+        return json.dumps(plain, allow_nan=False, separators=(",", ":"))
 
 
 def _check_awaited(value: Any) -> None:
@@ -299,7 +305,7 @@ def _check_awaited(value: Any) -> None:
 def _refuse(value: Any) -> Any:
     """Raise `TypeError` for a part of a value that has no JSON."""
     _check_awaited(value)
-    raise TypeError(f"a {type(value).__name__} has no JSON")
+    raise TypeError(f"an object of the class {type(value).__name__} has no JSON")
 
 
 class _Yielded(NamedTuple):

@@ -156,6 +156,8 @@ class _Writer:
     def __init__(self, definitions: Mapping[str, Any], is_enforced: IsEnforced) -> None:
         self._definitions = definitions
         self._is_enforced = is_enforced
+        self._open: set[str] = set()
+        """Names of the definitions that are being written in place of a reference to them."""
 
     def write(self, schema: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return the strict form of a schema; raise `TypeError`, with the place `where`, if it has none.
@@ -192,12 +194,18 @@ class _Writer:
         """Return the strict form of a schema with a `$ref`: the reference itself if no other key stands beside it.
 
         Strict schemas allow no key beside a `$ref`. If there are more keys, return the strict form of the definition
-        with these keys added. `where` is the place that a `TypeError` names.
+        with these keys added; inside of that form, a reference to the same definition loses them. `where` is the place
+        that a `TypeError` names.
         """
         more = {key: value for key, value in schema.items() if key != "$ref" and key not in _DROPPED}
-        if not more:
+        name = schema["$ref"].rpartition("/")[2]
+        if not more or name in self._open:
             return {"$ref": schema["$ref"]}
-        return self.write({**self._definitions[schema["$ref"].rpartition("/")[2]], **more}, where)
+        self._open.add(name)
+        try:
+            return self.write({**self._definitions[name], **more}, where)
+        finally:
+            self._open.remove(name)
 
 
 def _close(strict: dict[str, Any], schema: Mapping[str, Any], where: str) -> None:

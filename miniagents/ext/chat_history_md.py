@@ -357,8 +357,9 @@ class ChatHistoryMD(StoringHistory):
         missing = b"" if state == self._whole_state else self._missing_end(file)
         if missing == TORN_END:
             logger.warning("%s: the last message was not written to its end; it was closed as it is", self._name)
-        file.append(missing + b"".join(map(to_bytes, self._waiting)), fsync=self._fsync)
-        self._waiting.clear()
+        records = [to_bytes(message) for message in self._waiting]
+        file.append(missing + b"".join(records), fsync=self._fsync)
+        del self._waiting[: len(records)]  # another thread may have added a message meanwhile
         self._whole_state = file.state()
         if state == self._read_state:
             self._read_state = self._whole_state

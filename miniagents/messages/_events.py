@@ -149,11 +149,11 @@ async def read_partial_json(batches: AsyncIterator[list[str]]) -> AsyncIterator[
         next_size = max(size + 1, size * GROWTH)
         try:
             value = from_json(text, allow_partial="trailing-strings")
-        except ValueError:  # nothing but white space so far, or no JSON
+        except (ValueError, TypeError):  # nothing but white space so far, or no JSON; TypeError: half a surrogate pair
             continue
         yield value
     try:
         whole = from_json(text + "".join(waiting))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"the text of the message is no JSON ({error}): {text[:80]!r}") from None
     yield whole

@@ -161,12 +161,15 @@ def output_type(type_: Any) -> OutputType:
         hash(type_)
     except TypeError:  # metadata of `Annotated` may be a list
         return OutputType(type_)
-    return _known_type(type_)
+    return _known_type(type_, repr(type_))
 
 
 @lru_cache(maxsize=256)
-def _known_type(type_: Any) -> OutputType:
-    """Return the `OutputType` of a hashable type; the 256 types used last are kept."""
+def _known_type(type_: Any, name: str) -> OutputType:
+    """Return the `OutputType` of a hashable type; the 256 types used last are kept.
+
+    `name` is the repr of the type. `A | B` and `B | A` are equal, but pydantic prefers the first class of each.
+    """
     return OutputType(type_)
 
 

@@ -172,6 +172,19 @@ def test_parse_reads_the_text_of_any_message() -> None:
         Message("{}").parse(object())  # type: ignore[arg-type]  # wrong on purpose
 
 
+def test_parse_prefers_the_first_class_of_a_union() -> None:
+    """`A | B` and `B | A` are equal for Python, but a text that fits both classes becomes a value of the first one."""
+
+    class Other(BaseModel):
+        good: bool
+
+    message = Message('{"good": true}')
+    for _ in range(2):
+        assert type(message.parse(Verdict | Other)) is Verdict
+        assert type(message.parse(Other | Verdict)) is Other
+    assert [type(each) for each in Message('[{"good": true}]').parse(list[Other | Verdict])] == [Other]
+
+
 # --- errors
 
 

@@ -35,6 +35,13 @@ class Colour(Enum):
     BLUE = "blue"
 
 
+class Described(BaseModel):
+    """A thing of parts."""
+
+    name: str
+    parts: list[Annotated[Described, Field(description="a part")]] = []
+
+
 class Point(BaseModel):
     """A place."""
 
@@ -242,6 +249,15 @@ def test_limits_that_an_api_does_not_enforce_are_told_in_words() -> None:
     assert anthropic["score"] == {"type": "integer", "description": "How good it is.\nmaximum: 5, minimum: 1"}
     assert openai["word"] == anthropic["word"] == {"type": "string", "description": "maxLength: 3"}
     assert openai["odd"] == {"type": "string", "description": 'pattern: "^(?!a)"'}, "OpenAI refuses lookaround"
+
+
+def test_described_reference_to_its_own_type_is_written_once() -> None:
+    """A recursive field with a description has it at its first place, and a bare reference inside of that."""
+    schema = strict(Described)
+    part = schema["properties"]["parts"]["items"]
+    assert part["description"] == "a part"
+    assert part["properties"]["parts"]["items"] == {"$ref": "#/$defs/Described"}
+    jsonschema.validate({"name": "a", "parts": [{"name": "b", "parts": []}]}, schema)
 
 
 def test_unions_and_recursive_types_keep_their_references() -> None:

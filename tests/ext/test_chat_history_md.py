@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -654,3 +655,20 @@ async def test_append_begins_a_new_line_when_the_last_newlines_were_removed(path
     reader = ChatHistoryMD(path)
     assert [str(message) for message in await reader.aload_chat_history()] == ["one", "two"]
     assert reader.problems == ()
+
+
+def test_history_that_several_threads_share_loses_no_message(path: Path) -> None:
+    """Each thread has an event loop of its own; a message that one thread appends while another writes is kept."""
+    history = ChatHistoryMD(path)
+
+    def append(name: int) -> None:
+        async def all_of_them() -> None:
+            for number in range(30):
+                await history.aappend(f"{name}-{number}")
+
+        asyncio.run(all_of_them())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(append, range(4)))
+    kept = [str(message) for message in asyncio.run(history.aload_chat_history())]
+    assert sorted(kept) == sorted(f"{name}-{number}" for name in range(4) for number in range(30))

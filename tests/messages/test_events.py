@@ -334,6 +334,18 @@ async def test_partial_json_gives_the_value_so_far_and_then_the_whole() -> None:
         assert [value async for value in promise.partial_json()][-1] == values[-1]
 
 
+async def test_partial_json_raises_value_error_for_half_a_surrogate_pair() -> None:
+    """A text that UTF-8 cannot encode is no JSON, and the error says so as for any other text."""
+
+    async def tokens(fields: dict[str, Any]) -> AsyncIterator[str]:
+        yield '{"name": "x'
+        yield '\udcff"}'
+
+    async with MiniAgents():
+        with pytest.raises(ValueError, match="the text of the message is no JSON"):
+            [value async for value in Message.promise(message_token_streamer=tokens).partial_json()]
+
+
 async def test_partial_json_gives_a_value_for_each_two_percent_of_growth_at_most() -> None:
     """`partial_json` gives fewer than 400 growing values for a text of over 8000 tokens, and the whole value last."""
     text = "[" + ", ".join(f'"word {number}"' for number in range(800)) + "]"

@@ -54,6 +54,7 @@ FORMS: dict[str, tuple[Any, Any]] = {
     "path": (PurePosixPath("a/b"), {"$path": ["PurePosixPath", "a/b"]}),
     "windows_path": (PureWindowsPath(r"C:\a"), {"$path": ["PureWindowsPath", r"C:\a"]}),
     "path_here": (Path("a"), {"$path": [type(Path()).__name__, "a"]}),
+    "path_no_utf8": (PurePosixPath("\udcff"), {"$path": ["PurePosixPath", {"$text": "7bO/"}]}),
     "tuple": (((), ((1,),)), [[], [[1]]]),
     "set": (frozenset({"b", "a", (b"",)}), {"$set": ["a", "b", [{"$bytes": ""}]]}),
     "dict": (FrozenDict({"b": 1, "a": {}}), {"b": 1, "a": {}}),

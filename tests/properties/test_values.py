@@ -106,7 +106,7 @@ ALL_LEAVES = LEAVES | st.one_of(
     st.times(timezones=st.timezones()),
     st.builds(lambda moment: moment.replace(fold=1), st.datetimes()),
     st.integers(3_999, 4_400).map(lambda digits: 10**digits),
-    st.sampled_from([PureWindowsPath(r"C:\a"), Path("a"), "\ud83d", float("nan"), float("inf"), -0.0]),
+    st.sampled_from([PureWindowsPath(r"C:\a"), Path("a"), Path("\udcff"), "\ud83d", float("nan"), float("inf"), -0.0]),
 )
 KEYS = TEXTS | st.sampled_from(["$bytes", "$text:", "\ude00", "class_", "class__", ""])
 ALL_VALUES = strategies.values(leaf=ALL_LEAVES, text=KEYS)
