@@ -187,8 +187,24 @@ def text_of_error(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error as `NameOfClass: text`; the name alone if the error has no text."""
-    return f"{type(error).__name__}: {text_of_error(error)}".removesuffix(": ")
+    """Return an error as `NameOfClass: text`; the name alone if the error has no text.
+
+    A group, such as that of an `asyncio.TaskGroup`, is followed by its first ten members in the same form.
+    """
+    text = f"{type(error).__name__}: {text_of_error(error)}".removesuffix(": ")
+    if isinstance(error, BaseExceptionGroup):
+        text = f"{text}: {'; '.join(map(describe_error, error.exceptions[:10]))}"
+    return text
+
+
+def find_error(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> Any:
+    """Return the error if it is of one of these classes, or the first such error of a group at any depth; else None."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, kinds) else None
+    found: Any = error.subgroup(kinds)
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
 
 
 def find_stray_cancellation(error: BaseException, place: str) -> RuntimeError | None:

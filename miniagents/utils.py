@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from miniagents.errors import INTERRUPTS, StopDialog
+from miniagents.errors import INTERRUPTS, StopDialog, find_error
 from miniagents.messages import (
     Message,
     MessagePromise,
@@ -88,7 +88,9 @@ async def achain_loop(agents: Iterable[_ChainLink], initial_input: MessageType |
         while True:
             for link in chain:
                 messages = await _apply_link(link, messages)
-    except StopDialog:
+    except Exception as error:
+        if find_error(error, StopDialog) is None:  # a task group raises it in a group
+            raise
         return await _collect_complete_messages(messages)
 
 

@@ -404,7 +404,7 @@ class Step:
             schema = call.output_schema
             if schema is None:
                 raise ValueError(f"{call} asks for no output, which Step.of_output answers")
-            output = to_jsonable_python(value, by_alias=True)
+            output = to_jsonable_python(value, by_alias=True, round_trip=True)  # without computed fields
             if schema.get("properties", {}).keys() == {"value"} and not (
                 isinstance(output, dict) and "value" in output
             ):

@@ -176,6 +176,20 @@ async def test_function_can_stop_the_loop() -> None:
     assert contents(await achain_loop([echo, AWAIT, stop], "hello")) == ["hello"]
 
 
+async def test_stop_dialog_in_a_group_of_errors_ends_the_loop() -> None:
+    """A task group of an agent wraps `StopDialog` into a group, which ends the loop as well."""
+
+    async def stop() -> None:
+        raise StopDialog
+
+    @miniagent
+    async def grouped(ctx: InteractionContext) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(stop())
+
+    assert await achain_loop([grouped, AWAIT], initial_input="Hi") == ()
+
+
 async def test_loop_raises_an_error_among_the_replies() -> None:
     """An error among an agent's replies ends the loop and is raised, even if the same agent then sends `StopDialog`."""
 

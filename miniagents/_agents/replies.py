@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from miniagents._promising.sequence_cell import SequenceCell
-from miniagents.errors import INTERRUPTS, StopDialog, is_failure, text_of_error
+from miniagents.errors import INTERRUPTS, StopDialog, find_error, is_failure, text_of_error
 from miniagents.messages import ErrorMessage, Message, MessagePromise, MessageSequencePromise
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ReplyCell(SequenceCell):
 
     def leaf_of_error(self, error: BaseException) -> Promise[Any]:
         """Return the agent's error as its last reply: a failed message, or an `ErrorMessage` if errors are messages."""
-        if self.errors_as_messages and not isinstance(error, StopDialog):
+        if self.errors_as_messages and find_error(error, StopDialog) is None:
             return MessagePromise.of_message(_message_of_error(error))
         return super().leaf_of_error(error)
 

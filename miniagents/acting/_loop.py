@@ -32,6 +32,7 @@ from miniagents.errors import (
     TooManyRoundsError,
     UsageUnknownError,
     describe_error,
+    find_error,
     text_of_error,
 )
 from miniagents.messages import (
@@ -414,13 +415,14 @@ class _Calls:
                             yield piece
                         else:
                             fields["content"] = piece
-        except _NEVER_TOLD:
-            raise
         except ToolError as error:
             failure: Exception = error
             text = text_of_error(error) or type(error).__name__
         except Exception as error:
-            if not self.settings.tells_errors:
+            never_told = find_error(error, _NEVER_TOLD)
+            if never_told is not None and never_told is not error:
+                raise never_told from None  # the group of a task group would hide it
+            if never_told is error or not self.settings.tells_errors:
                 raise
             failure = error
             text = describe_error(error)

@@ -546,6 +546,41 @@ class _Fatal(BaseException):
     """Exception of a test framework."""
 
 
+@pytest.mark.parametrize("error", [StopDialog(), PromiseCancelledError("stopped")])
+async def test_exception_that_is_never_told_is_found_in_a_group(error: Exception) -> None:
+    """A task group of a tool raises a group; an exception in it that the model is not told ends the tool loop."""
+
+    async def fail() -> None:
+        raise error
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as outer:
+
+            async def inner() -> None:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(fail())
+
+            outer.create_task(inner())
+
+    made = tool(work, description="Works.")
+    async with MiniAgents(unobserved_errors="log"):
+        with pytest.raises(type(error)) as raised:
+            await ScriptedLLM([calls("work")]).agent(tools=[made]).trigger("Hi")
+    assert raised.value is error
+
+
+async def test_model_is_told_the_members_of_a_group_of_errors() -> None:
+    """The result of a tool that raises a group has class and text of each member."""
+
+    async def work() -> None:
+        raise ExceptionGroup("two failed", [ValueError("no such city"), ExceptionGroup("more", [KeyError("day")])])
+
+    made = tool(work, description="Works.")
+    async with MiniAgents():
+        result = (await ScriptedLLM([calls("work"), "done"]).agent(tools=[made]).trigger("Hi"))[1]
+    assert "ValueError: no such city; ExceptionGroup: more (1 sub-exception): KeyError: 'day'" in str(result)
+
+
 @pytest.mark.parametrize("error", [StopDialog(), PromiseCancelledError("stopped"), _Fatal("failed")])
 async def test_some_exceptions_are_never_told(error: BaseException) -> None:
     """A `StopDialog`, a cancellation or a `BaseException` of a tool is no result: awaiting the replies raises it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 from scripted_loops import agent_of
 from typing_extensions import TypedDict
 
@@ -170,6 +170,24 @@ def test_parse_reads_the_text_of_any_message() -> None:
         AssistantMessage(finish_reason="stop").parse(Verdict)
     with pytest.raises(TypeError, match="cannot be the type of an output"):
         Message("{}").parse(object())  # type: ignore[arg-type]  # wrong on purpose
+
+
+async def test_scripted_output_of_a_model_leaves_out_computed_fields() -> None:
+    """`Step.of_output` answers what the type reads, which has no computed fields."""
+
+    class Sum(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        a: int
+
+        @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
+        @property
+        def twice(self) -> int:
+            """Return the double."""
+            return 2 * self.a
+
+    async with MiniAgents():
+        answer: Any = await create_scripted_agent(Step.of_output(Sum(a=1)), output=Sum).trigger("Hi").last
+    assert answer.parsed == Sum(a=1)
 
 
 def test_parse_prefers_the_first_class_of_a_union() -> None:
