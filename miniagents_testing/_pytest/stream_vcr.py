@@ -58,7 +58,9 @@ def pytest_fixture_setup(
         by_content = request.config.getini("miniagents_vcr_match") == "content"
         command = recording_command(request.node, "--record-mode")
         pace = request.config.getoption("miniagents_pace") or 0.0
-        if (layer := layer_for_vcr_test(value, by_content=by_content, command=command, pace=pace)) is None:
+        is_typed = request.node.get_closest_marker("default_cassette") is not None
+        layer = layer_for_vcr_test(value, by_content=by_content, command=command, is_typed=is_typed, pace=pace)
+        if layer is None:
             return value
         if by_content and isinstance(request.node, pytest.Item):
             session = enter_until_test_ends(request.node, _reporting(request.node, layer))

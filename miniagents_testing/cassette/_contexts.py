@@ -250,7 +250,7 @@ def use_shared_cassette(
 
 
 def layer_for_vcr_test(
-    cassette: Any, *, by_content: bool = False, command: str = "", pace: float = 0.0
+    cassette: Any, *, by_content: bool = False, command: str = "", is_typed: bool = False, pace: float = 0.0
 ) -> CassetteContext | None:
     """Stream with a cassette of vcrpy, so that a test that was written for vcrpy keeps its verdict.
 
@@ -261,6 +261,7 @@ def layer_for_vcr_test(
         cassette: of vcrpy, open.
         by_content: True to match requests as `use_cassette` does.
         command: see `use_shared_cassette`.
+        is_typed: see `use_shared_cassette`.
         pace: see `use_cassette`.
 
     Returns:
@@ -274,7 +275,8 @@ def layer_for_vcr_test(
     except CassetteFormatError:
         return None
     settings = RecordSettings(unplayed="ignore", retry_after="keep", pace=pace)
-    return CassetteContext(lambda: _layered_as_vcrpy(cassette, settings, command, by_content=by_content))
+    advice = partial(_advice, cassette.path, command=command, is_typed=is_typed)
+    return CassetteContext(lambda: _layered_as_vcrpy(cassette, settings, advice, by_content=by_content))
 
 
 @contextmanager
@@ -428,7 +430,9 @@ def _layered(cassette: Any, settings: RecordSettings, also_patch: Iterable[type]
 
 
 @contextmanager
-def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, command: str, *, by_content: bool) -> Iterator[Session]:
+def _layered_as_vcrpy(
+    cassette: Any, settings: RecordSettings, advice: Callable[[str], str], *, by_content: bool
+) -> Iterator[Session]:
     """Let a session play and record in an open cassette of vcrpy, by vcrpy's own modes.
 
     It matches by vcrpy's rules, or as `use_cassette` does with `by_content`, and judges no other clients. A cassette
@@ -445,7 +449,7 @@ def _layered_as_vcrpy(cassette: Any, settings: RecordSettings, command: str, *, 
         plays=mode != "all" and (cassette.rewound or cassette.allow_playback_repeats),
         records=records,
         exists=Path(cassette.path).exists(),
-        advice=_advice(cassette.path, mode, command, is_typed=False),
+        advice=advice(mode),
         seen_as=partial(vcrpy.filtered, cassette),
         repeats=cassette.allow_playback_repeats,
         on_played=partial(_count_play, cassette) if by_content else None,

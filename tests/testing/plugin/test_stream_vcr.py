@@ -552,14 +552,16 @@ def test_content_match_names_stale_cassettes(project: Project, cassettes: Path, 
         for name, prompt in (("same", "one"), ("changed", "two"))
     )
     source += "\n@pytest.mark.vcr\ndef test_missing():\n    text()\n"
+    source += "\n@pytest.mark.default_cassette('onne.yaml')\n@pytest.mark.vcr\ndef test_typo():\n    text()\n"
     result = project(source, *options, ini=CONTENT)
-    result.assert_outcomes(passed=1, failed=2)
+    result.assert_outcomes(passed=1, failed=3)
     text = "\n".join(result.outlines)
     stale, _, missing = text.partition("cassettes that are stale")[2].partition("cassettes that are missing")
     assert "there is no cassette" not in stale
     path = Path("cassettes", "test_it", "test_missing.yaml")
     assert f"there is no cassette {path}, so no answer for POST https://api.example.com/v1/chat" in missing
     assert "to record it: pytest test_it.py::test_missing --record-mode=once" in missing
+    assert f"did you mean {path.with_name('one.yaml')}?" in missing
     assert "one.yaml has no answer for POST https://api.example.com/v1/chat" in stale
     assert "prompt: recorded 'one', now 'two'" in stale
     assert "to record it again: pytest test_it.py::test_changed --record-mode=rewrite" in stale
