@@ -138,10 +138,10 @@ def price_of(price: Price, models: Iterable[str], usage: Usage) -> Priced:
             logger.warning("The cost of a request is not known, because %s", text, exc_info=error)
             continue
         if cost is not None:
-            if not isinstance(cost, Real):
+            if not isinstance(cost, Real) or not 0 <= float(cost) < math.inf:  # a limit would never be reached with NaN
                 raise TypeError(
-                    f"The function for prices returned {cost!r:.100} for the model {model}, which is no number: return "
-                    "an int or a float, or None for a model without a known price"
+                    f"The function for prices returned {cost!r:.100} for the model {model}, which is no number of "
+                    "dollars: return an int or a float from 0 up, or None for a model without a known price"
                 )
             return Priced(float(cost))
         unknown = unknown or Priced(None, f"the price of the model {model!r} is not known")

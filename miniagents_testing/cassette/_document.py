@@ -347,6 +347,11 @@ class _StoredStream(ResponseStream):
         """
         end = stream.get("end", "eof")
         answered = "headers_ms" in stream or "end" not in stream
+        chunk_map = stream.get("chunks")
+        if not isinstance(chunk_map, (str, type(None))):
+            raise CassetteFormatError(
+                f"{where}: its chunk map is {chunk_map!r:.80}, no text. Put it in quotes, or delete it"
+            )
         self = object.__new__(cls)
         for name, value in {
             "status": response["status"]["code"] if answered else 0,
@@ -356,7 +361,7 @@ class _StoredStream(ResponseStream):
             "end": end,
             "complete": stream.get("complete", end == "eof"),
             "_stored_body": _bytes(response["body"]["string"]),
-            "_map": stream.get("chunks"),
+            "_map": chunk_map,
             "_ends_of": ends_of(stream, where),
             "_where": where,
         }.items():

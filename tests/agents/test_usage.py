@@ -391,6 +391,14 @@ async def test_price_that_is_no_number_is_an_error_that_names_function_value_and
             await ScriptedLLM(lambda call: step()).agent(model="m").trigger("q")
 
 
+@pytest.mark.parametrize("cost", [math.nan, -1.0, math.inf])
+async def test_price_that_is_no_number_of_dollars_is_an_error(cost: float) -> None:
+    """NaN would never reach a limit of the cost, and a negative price would lower the total."""
+    async with MiniAgents(price=lambda model, usage: cost, limits=Limits(cost=1)):
+        with pytest.raises(TypeError, match="which is no number of dollars"):
+            await ScriptedLLM(lambda call: step()).agent(model="m").trigger("q")
+
+
 async def test_cost_limit_refuses_a_model_without_a_price_before_its_first_request() -> None:
     """Under a limit of the cost, a model without a known price is not asked."""
     llm = ScriptedLLM(lambda call: step())

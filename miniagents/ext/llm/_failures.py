@@ -137,9 +137,15 @@ def _from_library(error: BaseException, provider: str, responded: bool) -> LLMEr
     The error is a failed connection, or, if the response had begun (`responded`), a stalled, undecodable or broken
     stream. `provider` is for the message.
     """
+    description = describe_error(error)
+    if isinstance(error, UnicodeError) and not isinstance(error, UnicodeEncodeError) and not responded:
+        return StreamDecodeError(
+            f"{provider} answered with an error status, and a text that is not in the charset of its headers "
+            f"({description})",
+            provider=provider,
+        )
     if not _is_network_error(error):
         return None
-    description = describe_error(error)
     if not responded:
         return ConnectionFailedError(f"the request to {provider} failed: {description}", provider=provider)
     names = _class_names(error)

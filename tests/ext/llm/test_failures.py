@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 import traceback
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any
@@ -165,6 +166,14 @@ async def test_P20_X16_echoed_key_is_in_no_error_traceback_pickle_or_log(
         texts += [repr(copy.__dict__), pickle.dumps(error, protocol=0).decode("latin-1")]
         for text in texts:
             assert kit.KEY not in text
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-32", "utf-8", "latin-1", "nonsense"])
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_error_page_that_cannot_be_decoded_is_an_error_of_a_model(provider: str, charset: str, kit: Kit) -> None:
+    """A page in another charset than its header says fails the request with an `LLMError`."""
+    page = kit.Reply([b"<html>Bad gateway \xff</html>"], 502, {"content-type": f"text/html; charset={charset}"})
+    assert re.search("502|charset", str(await failure(provider, kit.Wire(page))))
 
 
 async def test_P20_keys_in_headers_of_the_application_are_redacted(kit: Kit) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -81,6 +81,20 @@ def test_reseal_leaves_an_unchanged_file_as_it_is(run: Callable[..., CommandResu
     before = conversation.read_bytes()
     assert run("edit", "--reseal", conversation) == (0, f"{conversation}\tnothing was changed\n", "")
     assert conversation.read_bytes() == before
+
+
+@pytest.mark.parametrize("chunks", [15.02, ["15.02"]])
+def test_reseal_refuses_a_chunk_map_that_is_no_text(
+    run: Callable[..., CommandResult], conversation: Path, chunks: Any
+) -> None:
+    """A map that lost its quotes, or became a list, is an error that names the interaction and what to write."""
+    document = yaml.safe_load(conversation.read_text(encoding="utf-8"))
+    document["interactions"][0]["response"]["stream"]["chunks"] = chunks
+    conversation.write_text(yaml.safe_dump(document), encoding="utf-8")
+    done = run("edit", "--reseal", conversation)
+    assert (done.code, done.out) == (1, "")
+    assert "interaction 1: its chunk map is " in done.err
+    assert "Put it in quotes" in done.err
 
 
 def test_reseal_accepts_a_removed_interaction(run: Callable[..., CommandResult], conversation: Path) -> None:
