@@ -53,6 +53,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache, wraps
 from pathlib import Path
@@ -195,6 +196,12 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         text = f"{text}: {'; '.join(map(describe_error, error.exceptions[:10]))}"
     return text
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note to an error; leave an error as it is that takes no attributes, such as a frozen dataclass."""
+    with suppress(Exception):
+        error.add_note(note)
 
 
 def find_error(error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> Any:

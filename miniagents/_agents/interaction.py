@@ -20,6 +20,7 @@ from miniagents._promising.promise import Cell, Promise
 from miniagents.errors import (
     INTERRUPTS,
     AppenderClosedError,
+    add_note,
     find_stray_cancellation,
 )
 from miniagents.messages import MessageSequence, MessageSequencePromise
@@ -259,7 +260,7 @@ class InteractionContext(_CallScope, CountedCall):
         if failed:
             (_, first_error), *others = failed
             for _, another in others:
-                first_error.add_note(f"Another awaitable of make_sure_to_wait() failed as well: {another!r}")
+                add_note(first_error, f"Another awaitable of make_sure_to_wait() failed as well: {another!r}")
             raise first_error
 
     async def afinish_early(self, *, await_now: bool = True) -> None:
@@ -380,7 +381,7 @@ class InteractionContext(_CallScope, CountedCall):
 def _add_trace(error: BaseException, interaction: InteractionContext) -> None:
     """Add a note with the names of the agent and its callers to the error, unless the error has such a note."""
     if not any(note.startswith(_TRACE_PREFIX) for note in getattr(error, "__notes__", ())):
-        error.add_note(_TRACE_PREFIX + " <- ".join(interaction.get_agent_trace()))
+        add_note(error, _TRACE_PREFIX + " <- ".join(interaction.get_agent_trace()))
 
 
 _TRACE_PREFIX = "Raised in agent "

@@ -15,7 +15,7 @@ from weakref import ref
 from miniagents._promising import deadlock
 from miniagents._promising.promise import Cell, Promise, make_cancelled_error
 from miniagents._promising.streamed import PumpPauses, StreamCell, StreamedPromise
-from miniagents.errors import INTERRUPTS, DeadlockError
+from miniagents.errors import INTERRUPTS, DeadlockError, add_note
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Generator, Iterator
@@ -375,8 +375,8 @@ class SequenceCell(StreamCell[Any, Any]):
             if cell.failure is not None and cell.failure.error is not error:
                 note = f"Another message of the sequence failed as well: {cell.failure.error!r}"
                 if note not in notes:
-                    error.add_note(note)
-                    notes = error.__notes__
+                    add_note(error, note)
+                    notes = getattr(error, "__notes__", ())
 
     def walk(self, into: ref[SequenceCell] | None = None, *, is_entered: bool = False) -> Iterator[Any]:
         """Yield each leaf; where the next one has not come yet, yield the cell to wait for.

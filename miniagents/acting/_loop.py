@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, takewhile
@@ -50,7 +50,8 @@ from miniagents.messages import (
 from miniagents.observing import observe_part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from types import TracebackType
 
     from miniagents._agents.agent import MiniAgent
     from miniagents._agents.interaction import InteractionContext
@@ -408,7 +409,7 @@ class _Calls:
                 raise prepared
             tool, arguments = prepared
             with NoStrayCancellation(f"the tool {tool.name}"):
-                async with _deadline(tool), aclosing(tool.run(call, arguments)) as pieces:
+                async with _Deadline(tool), aclosing(tool.run(call, arguments)) as pieces:
                     async for piece in pieces:
                         if isinstance(piece, str):
                             has_text = True
@@ -448,17 +449,28 @@ async def _end_of(promise: MessagePromise) -> Message | None:
     return cell.value
 
 
-@asynccontextmanager
-async def _deadline(tool: Tool) -> AsyncIterator[None]:
-    """Raise a `TimeoutError` that names the tool if the block takes longer than the tool's timeout."""
-    deadline = asyncio.timeout(tool.timeout)
-    try:
-        async with deadline:
-            yield
-    except TimeoutError:
-        if deadline.expired():
+class _Deadline:
+    """Asynchronous context manager that raises a `TimeoutError` if its block takes longer than a tool's timeout.
+
+    The error names the tool. This is a class because a context manager that is made of a generator sets the traceback
+    of an error, which errors that are frozen dataclasses refuse.
+    """
+
+    def __init__(self, tool: Tool) -> None:
+        self._tool = tool
+        self._timeout = asyncio.timeout(tool.timeout)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            tool = self._tool
             raise TimeoutError(f"the tool {tool.name} did not end within {tool.timeout} s") from None
-        raise
 
 
 async def _hand_over(

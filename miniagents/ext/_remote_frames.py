@@ -42,6 +42,7 @@ from miniagents.errors import (
     RemoteAgentError,
     RemoteProtocolError,
     StopDialog,
+    add_note,
     describe_error,
     text_of_error,
 )
@@ -356,7 +357,7 @@ def load_error(dump: Any) -> BaseException:
     if error is None:
         error = RemoteAgentError(f"{name}: {text}".removesuffix(": "), type_name=name)
     for note in dump.get("notes") or ():
-        error.add_note(str(load_value(note)))
+        add_note(error, str(load_value(note)))
     return error
 
 

@@ -46,6 +46,13 @@ async def result_of(work: Any, arguments: dict[str, Any] | None = None, **settin
     return result
 
 
+@dataclass(frozen=True)
+class OutOfStockError(Exception):
+    """Exception whose attributes cannot be set."""
+
+    item: str
+
+
 class Model(BaseModel):
     """Model with a field."""
 
@@ -252,6 +259,21 @@ async def test_lambda_that_returns_a_coroutine_is_awaited() -> None:
 
     async with MiniAgents():
         assert str(await result_of(lambda: inner())) == "inner"
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_error_whose_attributes_cannot_be_set_is_told_as_it_is(is_async: bool) -> None:
+    """A frozen dataclass can be an exception of a tool: the model is told its class and text."""
+
+    def fail() -> None:
+        raise OutOfStockError("tea")
+
+    async def fail_async() -> None:
+        raise OutOfStockError("tea")
+
+    async with MiniAgents():
+        result = await result_of(fail_async if is_async else fail)
+    assert str(result) == "OutOfStockError: tea"
 
 
 @pytest.mark.parametrize("error", [StopIteration("x"), StopAsyncIteration("x"), KeyError("x"), ValueError()])

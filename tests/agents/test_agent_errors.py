@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -723,3 +724,29 @@ async def test_C21_replies_and_errors_pass_through_a_thousand_agents() -> None:
         with pytest.raises(Boom) as caught:
             await link.trigger(depth=1000, fail=True)
         assert caught.value.__notes__[0].count("LINK") == 1001
+
+
+@dataclass(frozen=True)
+class OutOfStockError(Exception):
+    """Exception whose attributes cannot be set."""
+
+    item: str
+
+
+@pytest.mark.parametrize("how", ["raised", "sent"])
+async def test_error_whose_attributes_cannot_be_set_reaches_its_readers(how: str) -> None:
+    """An exception that is a frozen dataclass takes no note about the agent; each reader gets the object itself."""
+    error = OutOfStockError("tea")
+
+    @miniagent
+    async def shop(ctx: InteractionContext) -> None:
+        if how == "raised":
+            raise error
+        ctx.reply(error)
+
+    async with MiniAgents():
+        replies = shop.trigger()
+        for _ in range(2):
+            with pytest.raises(OutOfStockError) as raised:
+                await replies
+            assert raised.value is error
