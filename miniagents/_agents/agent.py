@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Never, NoReturn, Pr
 
 from typing_extensions import ParamSpec, TypeVar
 
-from miniagents._agents.interaction import AgentCall, AgentsContext, InteractionContext
+from miniagents._agents.interaction import AgentCall, AgentsContext, CallMessages, InteractionContext
 from miniagents._agents.usage import check_limits
-from miniagents.messages import Message, MessageSequence, MessageSequencePromise
+from miniagents.messages import Message, MessageSequencePromise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,7 +213,7 @@ class MiniAgent(Generic[P, M_co]):
         if others:
             raise_for_several_messages("agent.initiate_call(")
         kwargs = self._merge_checked(kwargs, timeout)
-        incoming = MessageSequence().open()
+        incoming = CallMessages().open()
         if messages is not None:
             incoming.append(messages)
         interaction = self._make_interaction(incoming.sequence_promise, kwargs, errors_as_messages, timeout, limits)

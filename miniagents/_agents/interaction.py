@@ -11,6 +11,7 @@ import inspect
 import traceback
 from collections import deque
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from miniagents._agents.replies import ReplyCell
@@ -196,6 +197,7 @@ class InteractionContext(_CallScope, CountedCall):
         Raises:
             TypeError: a part of `messages` cannot be sent.
             AppenderClosedError: the replies have ended.
+            RuntimeError: the event loop of the run works in another thread.
         """
         self._open_replies().send(messages)
 
@@ -207,6 +209,7 @@ class InteractionContext(_CallScope, CountedCall):
         Raises:
             TypeError: a part of `messages` cannot be sent.
             AppenderClosedError: the replies have ended.
+            RuntimeError: the event loop of the run works in another thread.
         """
         self._open_replies().send_out_of_order(messages)
 
@@ -215,9 +218,12 @@ class InteractionContext(_CallScope, CountedCall):
 
         Raises:
             AppenderClosedError: the replies have ended.
+            RuntimeError: the event loop of the run works in another thread.
         """
         if self._replies is None or self._replies.is_closing:
             raise AppenderClosedError(f"Agent {self} cannot reply any more: its replies have ended")
+        if get_ident() != self.run_context.thread:
+            self.run_context.refuse_other_thread("ctx.reply() was called", "loop.call_soon_threadsafe(ctx.reply, ...)")
         return self._replies
 
     def make_sure_to_wait(self, awaitable: Awaitable[Any]) -> None:
@@ -387,6 +393,12 @@ def _add_trace(error: BaseException, interaction: InteractionContext) -> None:
 _TRACE_PREFIX = "Raised in agent "
 
 
+class CallMessages(MessageSequence):
+    """The messages of an `AgentCall`."""
+
+    spelling = "call.send_message", "call.finish"
+
+
 class AgentCall(BoundToRun):
     """A call whose messages are sent one by one; the agent gets each message as soon as it is sent.
 
@@ -413,6 +425,7 @@ class AgentCall(BoundToRun):
         Raises:
             TypeError: a part of `message` cannot be sent.
             AppenderClosedError: the call has been finished.
+            RuntimeError: the event loop of the run works in another thread.
         """
         try:
             self._messages.append(message)
@@ -450,7 +463,11 @@ class AgentCall(BoundToRun):
         return self._replies
 
     def finish(self) -> None:
-        """End the messages to the agent; do nothing if the call is finished."""
+        """End the messages to the agent; do nothing if the call is finished.
+
+        Raises:
+            RuntimeError: the event loop of the run works in another thread.
+        """
         self._scope.finish_call(self._messages)
 
     @property

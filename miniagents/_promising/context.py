@@ -13,6 +13,7 @@ import logging
 from collections import defaultdict
 from contextlib import suppress
 from functools import partial
+from threading import current_thread, get_ident
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -69,6 +70,23 @@ def drop_engine_frames(error: BaseException) -> BaseException:
     while traceback is not None and traceback.tb_frame.f_globals.get("__package__") == __package__:
         traceback = traceback.tb_next
     return error if traceback is None else error.with_traceback(traceback)
+
+
+def refuse_other_thread(loops: Iterable[asyncio.AbstractEventLoop | None], what: str, right: str) -> None:
+    """Raise `RuntimeError` if one of these loops runs in another thread: a call from this one would not wake it.
+
+    Args:
+        loops: loops of tasks that the call wakes; None for a loop that is not known.
+        what: what the error says first: the call, and that it was made.
+        right: the line to write in its place.
+    """
+    running = asyncio._get_running_loop()
+    if any(loop is not None and loop is not running and loop.is_running() for loop in loops):
+        raise RuntimeError(
+            f"{what} in the thread {current_thread().name!r}, and the event loop runs in another thread, where it "
+            f"would not be woken. Take `loop = asyncio.get_running_loop()` in a task of that loop, and write "
+            f"`{right}` in this thread"
+        )
 
 
 class Failure:
@@ -153,6 +171,8 @@ class PromisingContext(BoundToRun):
         """Number of the next call of each agent, by its alias."""
         self._idle: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.thread: int = 0
+        """Identity of the thread that has opened the context; 0 before."""
         self._token: contextvars.Token[PromisingContext | None] | None = None
         self.variables: contextvars.Context = contextvars.Context()
         """Context variables in which only this context is set, for callbacks that must keep nothing else alive."""
@@ -203,6 +223,7 @@ class PromisingContext(BoundToRun):
         if self._loop is not None:
             raise RuntimeError(f"This {type(self).__name__} was opened before: make a new one for each run")
         self._loop = asyncio.get_running_loop()
+        self.thread = get_ident()
         self.parent = find_current_context()
         if self.parent is not None:
             self.listens = self.listens or self.parent.listens
@@ -326,16 +347,29 @@ class PromisingContext(BoundToRun):
 
         Raises:
             NoActiveContextError: the context has not been entered yet.
+            RuntimeError: the loop of the context runs in another thread.
         """
         if self._loop is None:
             coroutine.close()
             raise NoActiveContextError(f"This {type(self).__name__} has not been entered yet")
+        if get_ident() != self.thread:
+            try:
+                self.refuse_other_thread(
+                    "An agent or another promise was started", "asyncio.run_coroutine_threadsafe(ask(), loop).result()"
+                )
+            except RuntimeError:
+                coroutine.close()
+                raise
         task = self._loop.create_task(coroutine, name=name, context=context)
         self.tasks.add(task)
         if self.is_closing:
             task.cancel()
         task.add_done_callback(ended, context=context)
         return task
+
+    def refuse_other_thread(self, what: str, right: str) -> None:
+        """Raise `RuntimeError` if the loop of this context runs in another thread, see the function of this name."""
+        refuse_other_thread((self._loop,), what, right)
 
     def call_soon(self, action: Callable[[], object]) -> None:
         """Call `action` in the next step of the loop, if the loop is still open.
@@ -421,12 +455,18 @@ class PromisingContext(BoundToRun):
             context = context.parent
 
     def _run_handler(self, handler: ResolvedHandler, promise: Promise[Any], result: Any) -> None:
-        """Call one handler of resolved promises in a task of its own; its error counts as an unobserved failure."""
+        """Call one handler of resolved promises in a task of its own; its error counts as an unobserved failure.
+
+        The promise may belong to a run in another thread, around which this context is: the handler runs in this loop.
+        """
 
         async def run() -> None:
             await handler(promise, result)
 
-        self.spawn(run(), self.handler_ended)
+        if get_ident() == self.thread:
+            self.spawn(run(), self.handler_ended)
+        else:
+            self.call_soon(lambda: self.spawn(run(), self.handler_ended))
 
     def handler_ended(self, task: asyncio.Task[Any]) -> None:
         """Stop tracking the task of a handler, and record its error as unobserved; a cancellation is no error."""

@@ -21,6 +21,7 @@ from miniagents._promising.context import (
     current_scope,
     drop_engine_frames,
     find_current_context,
+    refuse_other_thread,
 )
 from miniagents._promising.deadlock import check_wait, waiting_on
 from miniagents.errors import INTERRUPTS, NoActiveContextError, PromiseCancelledError, is_failure
@@ -210,6 +211,16 @@ class Cell(Generic[T]):
         self.settle_as_cancelled()
         if self.task is not None and not (self.context is not None and self.context.is_closing):
             self.task.cancel()  # a closing context has cancelled it already: a second time would cut clean-ups short
+
+    def refuse_other_thread(self, what: str, right: str, *loops: asyncio.AbstractEventLoop | None) -> None:
+        """Raise `RuntimeError` if the loop of this cell's task, of a reader, or of `loops` runs in another thread.
+
+        See `miniagents._promising.context.refuse_other_thread`.
+        """
+        tasks: list[asyncio.Future[Any]] = [] if self.task is None else [self.task]
+        for waiters in (self.waiters, self.done_waiters):
+            tasks += (waiters,) if isinstance(waiters, asyncio.Future) else waiters or ()
+        refuse_other_thread([*(each.get_loop() for each in tasks), *loops], what, right)
 
     def handle_lost_promise(self) -> None:
         """Do nothing: no reader can reach the promise any more, but the work may be done for its effects.
@@ -532,5 +543,10 @@ class Promise(BoundToRun, NotAwaited, Generic[T_co]):
         """Stop the work behind this promise for good, for all readers; do nothing after its end.
 
         Readers get the pieces so far and then `PromiseCancelledError`; the source's `finally` blocks run.
+
+        Raises:
+            RuntimeError: the loop of the work, or of a reader, runs in another thread.
         """
+        if not self._cell.done:
+            self._cell.refuse_other_thread("cancel() was called", "loop.call_soon_threadsafe(promise.cancel)")
         self._cell.cancel()

@@ -293,9 +293,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
     _cell: SequenceCell
 
     def __init__(self, *, capture_errors: bool = False) -> None:
-        self.capture_errors = capture_errors
-        self._opened = False
-        self._cell = SequenceCell(self.promise_class)
+        self._set_cell(SequenceCell(self.promise_class), capture_errors=capture_errors)
 
     def _append(self, piece: Any) -> None:
         """Send an item in order, without a check that the sequence is open; raise `TypeError` if it cannot be sent."""
@@ -307,6 +305,7 @@ class FlatSequence(StreamAppender[Any], Generic[LEAF]):
         Raises:
             AppenderClosedError: before `open`, or after `close`.
             TypeError: a part of the item cannot be sent.
+            RuntimeError: the loop of the readers runs in another thread.
         """
         self.check_open()
         self._cell.send_out_of_order(item)

@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from itertools import repeat
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
 from miniagents._promising.context import BoundToRun, drop_engine_frames
@@ -431,10 +432,21 @@ class StreamAppender(BoundToRun, Generic[P]):
             always raised further; the stream then ends as cancelled.
     """
 
+    spelling: ClassVar[tuple[str, str]] = "appender.append", "appender.close"
+    """Methods that the error of a call from another thread names."""
+    _cell: StreamCell[P, tuple[P, ...]]
+
     def __init__(self, *, capture_errors: bool = False) -> None:
+        self._set_cell(_AppendedCell(StreamedPromise), capture_errors=capture_errors)
+
+    def _set_cell(self, cell: StreamCell[P, tuple[P, ...]], *, capture_errors: bool) -> None:
+        """Set the state of a new appender, which sends pieces into `cell`."""
         self.capture_errors = capture_errors
         self._opened = False
-        self._cell: StreamCell[P, tuple[P, ...]] = _AppendedCell(StreamedPromise)
+        self._cell = cell
+        context = cell.context
+        self._thread = get_ident() if context is None or context.thread == get_ident() else 0
+        """Identity of the thread that may append; 0 if this object was made in another one than that of its run."""
 
     @property
     def promise(self) -> StreamedPromise[P, tuple[P, ...]]:
@@ -458,16 +470,33 @@ class StreamAppender(BoundToRun, Generic[P]):
         Raises:
             AppenderClosedError: before `open`, or after `close`.
             FreezeError: the piece is of a type that cannot be made immutable.
+            RuntimeError: the loop of the readers runs in another thread.
         """
         self.check_open()
         self._append(piece)
         return self
 
     def check_open(self) -> None:
-        """Raise `AppenderClosedError` unless pieces are accepted now."""
+        """Raise `AppenderClosedError` unless pieces are accepted now; in the wrong thread, raise `RuntimeError`."""
         if not self._opened or self._cell.is_closing:
             state = "has been closed" if self._opened else "is not open yet"
             raise AppenderClosedError(f"This appender {state}: append inside `with appender:`")
+        if get_ident() != self._thread:
+            self._refuse_other_thread(self.spelling[0], ", ...")
+
+    def _refuse_other_thread(self, method: str, arguments: str) -> None:
+        """Raise `RuntimeError` if the loop of the readers runs in another thread.
+
+        An appender that was made in a thread without a loop may be filled there before a task reads it.
+
+        Args:
+            method: the method that was called, as the caller writes it.
+            arguments: the rest of the arguments of `call_soon_threadsafe`.
+        """
+        context = self._cell.context if self._thread else None
+        loop = None if context is None else context._loop
+        right = f"loop.call_soon_threadsafe({method}{arguments})"
+        self._cell.refuse_other_thread(f"{method}() was called", right, loop)
 
     def _append(self, piece: P) -> None:
         """Freeze a piece and send it to the readers, without a check that the stream is open."""
@@ -475,7 +504,13 @@ class StreamAppender(BoundToRun, Generic[P]):
         self._cell.wake()
 
     def close(self) -> None:
-        """End the stream; do nothing if it has ended."""
+        """End the stream; do nothing if it has ended.
+
+        Raises:
+            RuntimeError: the loop of the readers runs in another thread.
+        """
+        if get_ident() != self._thread and not self._cell.is_closing:
+            self._refuse_other_thread(self.spelling[1], "")
         self._cell.finish()
 
     def __enter__(self) -> Self:
