@@ -194,6 +194,8 @@ def run_in_virtual_time(
     Raises:
         IdleLoopError: a task waits, and no timer, thread or file can wake it.
         VirtualTimeoutError: the coroutine took longer than `timeout`.
+        ValueError: `schedule` is no token, or both a seed and a token are given.
+        RuntimeError: an event loop runs in this thread already.
     """
     return VirtualClock(seed=seed, schedule=schedule, timeout=timeout).run(coro)
 

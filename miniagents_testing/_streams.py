@@ -105,7 +105,7 @@ class Gate:
             await event.wait()
 
     def wait_for_release(self, timeout: float | None) -> bool:
-        """Wait for `release` in a thread. Return False if it has not come after `timeout` seconds.
+        """Block this thread until `release` is called. Return False if it has not come after `timeout` seconds.
 
         None waits for ever.
         """
@@ -124,7 +124,7 @@ async def await_headers(stream: ResponseStream, pace: float, read_timeout: float
 
 
 def wait_for_headers(stream: ResponseStream, pace: float, read_timeout: float | None = None) -> None:
-    """Wait in a thread until status and headers are due, in real time.
+    """Block this thread until status and headers are due, in real time.
 
     Arguments and errors are those of `await_headers`.
     """
@@ -187,7 +187,7 @@ def play(
     gate: Gate | None = None,
     read_timeout: float | None = None,
 ) -> Generator[bytes]:
-    """Yield the chunks of a body in a thread when they are due, by the clock of `time.monotonic`.
+    """Yield the chunks of a body when they are due by `time.monotonic`, blocking this thread between them.
 
     Arguments and errors are those of `aplay`. At the end of an `open` stream the read timeout is raised at once: the
     thread could only sleep until then.
@@ -251,7 +251,7 @@ async def _sleep_in_loop(seconds: float, read_timeout: float | None) -> None:
 
 
 def _sleep_in_thread(seconds: float, read_timeout: float | None) -> None:
-    """Sleep in a thread, for `read_timeout` seconds at most; then raise the read timeout."""
+    """Block this thread for `read_timeout` seconds at most; then raise the read timeout."""
     if read_timeout is not None and seconds > read_timeout:
         time.sleep(read_timeout)
         raise network_error(_TIMED_OUT)

@@ -121,7 +121,7 @@ class RunRecorder:
 
 @dataclass(eq=False, slots=True)
 class _Seen:
-    """Request or call of a tool, with what has come of it until now."""
+    """Model request, or tool call, with what has come of it until now."""
 
     operation: Operation
     start: int
@@ -192,7 +192,7 @@ class _Seen:
         )
 
     def as_tool(self, asked: Request) -> ToolRun:
-        """Return the call of a tool for a picture; `asked` is the request in which the model asked for the call."""
+        """Return this tool call for a picture; `asked` is the model request whose answer contained the call."""
         return ToolRun(self.operation.name, asked.lane, asked.number, self.start, self._end, self._failure)
 
     @property

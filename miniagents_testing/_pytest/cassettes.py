@@ -233,10 +233,13 @@ class _OpenCassette:
         return bool(session.recorded or session.misses or len(session.unplayed) < len(session.interactions))
 
     def describe_failure(self, error: BaseException) -> str:
-        """Return what the cassette has to do with an error of the test: a file that is missing, or recorded failures.
+        """Return a text for a failed test: that its cassette is missing, or else which recorded failures were played.
 
-        A client that finds no key fails before there is a request, and so before there is a miss. A call of
-        `pytest.fail` has other reasons: pytest itself fails so for an async test that no plugin runs.
+        A missing cassette counts only if the session does not record, no request missed, and `error` is no
+        `pytest.fail`. A client without an API key fails so, before its first request. `pytest.fail` has other reasons:
+        pytest calls it for an async test that no plugin runs.
+
+        Return an empty text if neither applies.
         """
         is_said = isinstance(error, pytest.fail.Exception)
         if is_said or self.session.records or self.session.misses or self._path.exists():

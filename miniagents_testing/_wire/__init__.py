@@ -98,9 +98,10 @@ def _index_of_then(step: Step, events: Sequence[Event]) -> int:
 
 
 def _document_response(wire: WireFormat, step: Step, call: Call) -> ResponseStream:
-    """Return the answer as a document, which comes after the waits of all tokens; `then` happens in its middle.
+    """Return the answer as one JSON document, whose headers come after the waits of all tokens.
 
-    If `then` is a `Failure`, return the error's response instead.
+    The event `step.then` (cut, reset, stall, hold or pause) comes after the first half of the body. If it is a
+    `Failure`, return the response of this error instead.
     """
     if isinstance(step.then, Failure):
         return _error_response(wire, step.then, call)

@@ -215,12 +215,12 @@ _CONNECTION_HEADERS = frozenset({"connection", "keep-alive", "proxy-connection",
 
 
 class ResponseTee:
-    """Reader of a live response's bytes, beside the client that reads them: it fills a slot.
+    """Reader of a live response's bytes, beside the client that reads them: it records the bytes.
 
     Args:
-        slot: of the request.
-        method: of the request.
-        refused: called once if the answer is no HTTP/1.1 that h11 can read. The slot is dropped then.
+        slot: recording of the request and its response.
+        method: method of the request.
+        refused: called once if the answer is no HTTP/1.1 that h11 can read. The recording is dropped then.
     """
 
     def __init__(self, slot: Slot, method: str, refused: Callable[[], object]) -> None:
@@ -281,7 +281,7 @@ class ResponseTee:
             self._slot.failed(error, is_network=False)
 
     def closed(self) -> None:
-        """Record that the client has closed the answer; nothing if it has ended before."""
+        """Record that the client has closed the response; do nothing if the response has ended before."""
         self.is_done = True
         self._slot.ended("closed")
 

@@ -302,7 +302,10 @@ class _StandIn:
         self.real, self._connection.sock = self._connection.sock, self
 
     def _open_unrecorded(self) -> Any:
-        """Connect for a use of the socket that is no request of `http.client`, if open cassettes let it pass."""
+        """Connect, and return the real socket, for a client that uses the socket without a request of `http.client`.
+
+        Raise an error if an open cassette refuses the connection.
+        """
         judge_connection(Address.of_url(_origin(self._connection)))
         with passing():
             self._connect()

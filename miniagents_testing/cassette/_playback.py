@@ -173,7 +173,7 @@ class Playback:
     # --- in a thread
 
     def begin(self) -> None:
-        """Wait in a thread until the headers are due; raise the recorded error of a connection that failed."""
+        """Block this thread until the headers are due; raise the recorded error of a connection that failed."""
         self._reach()
         if not self.response.status:
             try:
@@ -182,7 +182,7 @@ class Playback:
                 self.close()
 
     def read(self) -> Iterator[bytes]:
-        """Yield the chunks of the body in a thread when they are due, and at the end raise the recorded error.
+        """Yield the chunks of the body when they are due, blocking this thread; at the end raise the recorded error.
 
         A second iteration goes on where the first stopped.
         """
@@ -193,7 +193,7 @@ class Playback:
         self._raise_end()
 
     def _reach(self) -> None:
-        """Wait in a thread until the next arrival (headers or a chunk) is due, and count it as passed."""
+        """Block this thread until the next arrival (headers or a chunk) is due, and count it as passed."""
         if self._settings.pace:
             time.sleep(max(0.0, self._due() - time.monotonic()))
         elif self._order is not None:
@@ -344,7 +344,7 @@ class Order:
         self.move(turn, then)
 
     def pass_(self, turn: Turn, then: int | None) -> None:
-        """Wait in a thread until no stream with an earlier arrival goes first (`_may_go`).
+        """Block this thread until no stream with an earlier arrival goes first (`_may_go`).
 
         Then `move` this one to `then`.
         """

@@ -46,7 +46,7 @@ class ReplayTransport(httpx2.AsyncBaseTransport, httpx2.BaseTransport):
         return response
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the recorded response to a request in a thread; raise `CassetteMissError` if there is none."""
+        """Return the recorded response to a synchronous request; raise `CassetteMissError` if there is none."""
         response: httpx2.Response = _HTTPX2.answer(self.session, request, _refuse_to_send)
         return response
 

@@ -49,9 +49,9 @@ class _Serializer:
         self._inner = inner
 
     def serialize(self, document: dict[str, Any]) -> str:
-        """Return the text, with the checksum at its end, which a file that was cut off lacks.
+        """Return the document as the text of a file, with a checksum at its end: a file that was cut off has none.
 
-        Take the interactions out of `document`.
+        The call removes `interactions` from `document`.
         """
         interactions = document.pop("interactions")
         whole = with_checksum(interactions, **document)
@@ -186,9 +186,10 @@ class Appended:
             self._entries[interaction.started_ms] = interaction, self._cassette.data[before:]
 
     def holds(self, interaction: Interaction) -> bool:
-        """Return True if this very recording was added.
+        """Return True if a recording equal to `interaction` was appended.
 
-        Remove it if a secret in it has become known since, and return False.
+        If a different recording with the same start was appended, remove that one, and return False. It differs if a
+        secret has become known since. Return False, too, if none was appended.
         """
         early, entries = self._entries.get(interaction.started_ms, (None, []))
         if early is not None and early != interaction:

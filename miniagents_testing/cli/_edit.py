@@ -92,9 +92,12 @@ def _editor_command() -> list[str]:
 
 
 def _save_with_checksums(edited: Path, target: Path, screen: Screen, *, force: bool) -> int:
-    """Print the changes of an edited file, and save it with new checksums at `target`. Return the exit code.
+    """Save an edited cassette at `target` with new checksums, and print each part that did not fit its old checksum.
 
-    A file with a secret is not saved without `force`: the places are printed, and the exit code is 1.
+    Without `force`, a cassette with a secret is not saved: only the places of its secrets are printed. If `edited` is
+    `target`, and each part fits, nothing is saved.
+
+    Return 1 for a secret that stopped the saving, else 0.
     """
     interactions, changes = load_edited(edited)
     if not changes and edited == target:

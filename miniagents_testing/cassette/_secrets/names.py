@@ -167,7 +167,10 @@ class FieldNames:
         return _HOLDER if name in _HOLDERS else TOP
 
     def has_nested(self, name: str) -> bool:
-        """Return True if a name of a form, part or query is secret, or one of its parts is: `client_secret[value]`."""
+        """Return True if a field's name is secret, or a piece of it between brackets or dots: `client_secret[value]`.
+
+        The field is one of a form, of a multipart body, or of a query.
+        """
         return name in self or any(part in self for part in _NESTED.split(name))
 
     def _look(self, name: str) -> bool:

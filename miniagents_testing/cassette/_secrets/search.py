@@ -197,7 +197,13 @@ class Search:
             yield number, edit._replace(start=edit.start - begin, end=edit.end - begin)
 
     def _at_place(self, secret: str, string: str, place: tuple[str, ...]) -> Iterator[Edit]:
-        """Yield edits that replace a whole text because of its place: in a secret field, or at a path of the user."""
+        """Yield edits that replace the whole of `string` because of its place; none if neither reason holds.
+
+        Args:
+            secret: name of the secret field that contains the text; empty if no secret field does.
+            string: the text. Placeholders, and JSON types in a field `type`, count as no secrets.
+            place: path of the text in the body, which the user's paths are compared with.
+        """
         is_type = place[-1:] == ("type",) and string.lower() in JSON_TYPES
         if secret and not is_type and not is_stand_in(string):
             yield Edit(0, len(string), why=secret, size=len(string))
